@@ -1,0 +1,1 @@
+//! Ravelin: dpdk-sys.

@@ -1,0 +1,1 @@
+//! Ravelin: a whole cluster on one machine.

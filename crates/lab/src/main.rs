@@ -1,0 +1,2 @@
+//! Ravelin: lab.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Ravelin: ravelin.
+fn main() {}

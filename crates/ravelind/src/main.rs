@@ -1,0 +1,2 @@
+//! Ravelin: ravelind.
+fn main() {}
