@@ -1,0 +1,514 @@
+//! One pass over a frame, from the Ethernet header to the transport header.
+//!
+//! The common case (no tag or one, an IPv4 header without options or an IPv6 header without
+//! extensions, TCP or UDP, no fragment) touches fixed offsets only. Everything else is out of
+//! line, so that the common case stays small.
+
+use crate::checksum::Sum;
+use crate::octets::{array, be16};
+use crate::parsed::{Addr, Fragment, Icmp, Net, Parsed, Tcp};
+use crate::{Mac, Malformed, ethernet, icmpv4, icmpv6, inner, ip, tcp};
+
+/// How many IPv6 extension headers a packet may have.
+pub const EXTENSION_COUNT_MAX: usize = 8;
+
+/// Reads a frame, without its frame check sequence.
+///
+/// Verifies the IPv4 header checksum; [`verify_l4`] verifies the others.
+///
+/// # Errors
+/// The first reason found for which no host can have meant to send this.
+#[inline]
+pub fn parse(frame: &[u8]) -> Result<Parsed, Malformed> {
+    let Some(header) = frame.first_chunk::<{ ethernet::HEADER_LEN }>() else {
+        return Err(Malformed::FrameTruncated);
+    };
+    if frame.len() > usize::from(u16::MAX) {
+        return Err(Malformed::FrameTooLong);
+    }
+    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
+    let mut p = Parsed {
+        eth_dst: Mac([d0, d1, d2, d3, d4, d5]),
+        eth_src: Mac([s0, s1, s2, s3, s4, s5]),
+        l3: ethernet::HEADER_LEN as u16,
+        ..Parsed::default()
+    };
+    if p.eth_src.is_multicast() {
+        return Err(Malformed::EthernetSourceGroup);
+    }
+    let mut ethertype = u16::from_be_bytes([t0, t1]);
+    if ethernet::is_tag(ethertype) {
+        ethertype = tag(frame, ethertype, &mut p)?;
+    }
+    match ethertype {
+        ethernet::TYPE_IPV4 => ipv4(frame, &mut p)?,
+        ethernet::TYPE_IPV6 => ipv6(frame, &mut p)?,
+        ethernet::TYPE_ARP => arp(frame, &mut p)?,
+        other => {
+            p.net = Net::Other(other);
+            p.l4 = p.l3;
+            p.payload = p.l3;
+            p.end = frame.len() as u16;
+        }
+    }
+    Ok(p)
+}
+
+/// Whether the checksum of TCP, UDP, ICMP or ICMPv6 is right. `p` must be of this `frame`.
+///
+/// True where it cannot be told: for fragments, for other protocols, for UDP over IPv4 without a
+/// checksum (RFC 768), and when an IPv6 routing header still hides the final destination. UDP
+/// over IPv6 without a checksum is wrong (RFC 8200, 8.1).
+pub fn verify_l4(frame: &[u8], p: &Parsed) -> bool {
+    if p.fragment != Fragment::None {
+        return true;
+    }
+    let l4 = usize::from(p.l4);
+    let Some(segment) = frame.get(l4..usize::from(p.end)) else {
+        return false;
+    };
+    let segment = match p.proto {
+        ip::UDP => {
+            let (Some(len), Some(checksum)) = (be16(segment, 4), be16(segment, 6)) else {
+                return false;
+            };
+            if checksum == 0 {
+                return p.net == Net::V4;
+            }
+            match segment.get(..usize::from(len)) {
+                Some(datagram) => datagram,
+                None => return false,
+            }
+        }
+        ip::ICMP if p.net == Net::V4 => return Sum::of(segment).is_intact(),
+        ip::TCP => segment,
+        ip::ICMPV6 => segment,
+        _ => return true,
+    };
+    if p.net == Net::V6 && p.l4 != p.l3 + 40 && route_ahead(frame, p) {
+        return true;
+    }
+    pseudo(p, segment.len()).add(segment).is_intact()
+}
+
+/// The pseudo header's sum for `len` octets of transport header and data.
+pub(crate) fn pseudo(p: &Parsed, len: usize) -> Sum {
+    // Both forms have the same words; only their places differ.
+    let addresses = match p.net {
+        Net::V6 => Sum::of(&p.src).add(&p.dst),
+        _ => Sum::of(&p.src[12..]).add(&p.dst[12..]),
+    };
+    addresses.add_u16(u16::from(p.proto)).add_u32(len as u32)
+}
+
+/// Reads the 802.1Q tag and gives the EtherType behind it.
+fn tag(frame: &[u8], ethertype: u16, p: &mut Parsed) -> Result<u16, Malformed> {
+    let Some([c0, c1, t0, t1]) = array::<4>(frame, ethernet::HEADER_LEN).copied() else {
+        return Err(Malformed::FrameTruncated);
+    };
+    let behind = u16::from_be_bytes([t0, t1]);
+    if ethertype != ethernet::TYPE_VLAN || ethernet::is_tag(behind) {
+        return Err(Malformed::VlanStack);
+    }
+    p.vlan = match u16::from_be_bytes([c0, c1]) & ethernet::VLAN_ID_MASK {
+        0 => None,
+        ethernet::VLAN_ID_MASK => return Err(Malformed::VlanReserved),
+        id => Some(id),
+    };
+    p.l3 = (ethernet::HEADER_LEN + ethernet::TAG_LEN) as u16;
+    Ok(behind)
+}
+
+#[cold]
+fn arp(frame: &[u8], p: &mut Parsed) -> Result<(), Malformed> {
+    let l3 = usize::from(p.l3);
+    let arp = crate::arp::Packet::new(&frame[l3..])?;
+    p.net = Net::Arp;
+    p.src = crate::addr_from_v4(arp.sender_ip());
+    p.dst = crate::addr_from_v4(arp.target_ip());
+    p.end = (l3 + crate::arp::LEN) as u16;
+    p.l4 = p.end;
+    p.payload = p.end;
+    Ok(())
+}
+
+#[inline]
+fn ipv4(frame: &[u8], p: &mut Parsed) -> Result<(), Malformed> {
+    let l3 = usize::from(p.l3);
+    let Some(h) = array::<20>(frame, l3) else {
+        return Err(Malformed::Ipv4Truncated);
+    };
+    if h[0] >> 4 != 4 {
+        return Err(Malformed::Ipv4Version);
+    }
+    let header_len = usize::from(h[0] & 0x0f) * 4;
+    let total_len = usize::from(u16::from_be_bytes([h[2], h[3]]));
+    if header_len < 20 || header_len > total_len {
+        return Err(Malformed::Ipv4HeaderLength);
+    }
+    if l3 + total_len > frame.len() {
+        return Err(Malformed::Ipv4TotalLength);
+    }
+    if header_len == 20 {
+        if !Sum::of(h).is_intact() {
+            return Err(Malformed::Ipv4HeaderChecksum);
+        }
+    } else {
+        ipv4_options(&frame[l3..l3 + header_len])?;
+    }
+
+    let src = [h[12], h[13], h[14], h[15]];
+    let dst = [h[16], h[17], h[18], h[19]];
+    addresses_v4(u32::from_be_bytes(src), u32::from_be_bytes(dst))?;
+    p.net = Net::V4;
+    p.src = mapped(src);
+    p.dst = mapped(dst);
+    p.tos = h[1];
+    p.ttl = h[8];
+    p.proto = h[9];
+    p.l4 = (l3 + header_len) as u16;
+    p.end = (l3 + total_len) as u16;
+    let flags = u16::from_be_bytes([h[6], h[7]]);
+    p.dont_fragment = flags & 0x4000 != 0;
+    if flags & 0x3fff != 0 {
+        let id = u32::from(u16::from_be_bytes([h[4], h[5]]));
+        let offset = (flags & 0x1fff) * 8;
+        fragment(p, id, offset, flags & 0x2000 != 0, total_len)?;
+    }
+    transport(frame, p)
+}
+
+#[inline(always)]
+fn mapped([a, b, c, d]: [u8; 4]) -> Addr {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+#[inline(always)]
+fn addresses_v4(src: u32, dst: u32) -> Result<(), Malformed> {
+    if src >> 28 == 0xe || src == u32::MAX {
+        return Err(Malformed::AddressSourceGroup);
+    }
+    if src >> 24 == 127 || dst >> 24 == 127 {
+        return Err(Malformed::AddressLoopback);
+    }
+    if dst == 0 {
+        return Err(Malformed::AddressUnspecified);
+    }
+    Ok(())
+}
+
+/// A header longer than 20 octets: its checksum, and options that are refused.
+#[cold]
+fn ipv4_options(header: &[u8]) -> Result<(), Malformed> {
+    if !Sum::of(header).is_intact() {
+        return Err(Malformed::Ipv4HeaderChecksum);
+    }
+    let mut rest = header.get(20..).unwrap_or_default();
+    // Every turn takes at least one octet of at most 40.
+    while let [kind, after @ ..] = rest {
+        rest = match kind {
+            0 => break,
+            1 => after,
+            // Loose and strict source and record route (RFC 791, 3.1).
+            131 | 137 => return Err(Malformed::Ipv4SourceRoute),
+            _ => match after.first() {
+                Some(&len) if len >= 2 => {
+                    rest.get(usize::from(len)..).ok_or(Malformed::Ipv4Options)?
+                }
+                _ => return Err(Malformed::Ipv4Options),
+            },
+        };
+    }
+    Ok(())
+}
+
+/// Notes a fragment. `len` is what the whole datagram's length field must cover besides `offset`:
+/// the total length with IPv4, the payload length with IPv6. `p.l4` and `p.end` are those of the
+/// fragment's data.
+#[cold]
+fn fragment(p: &mut Parsed, id: u32, offset: u16, more: bool, len: usize) -> Result<(), Malformed> {
+    let data_len = p.end - p.l4;
+    if data_len == 0 || (more && !data_len.is_multiple_of(8)) {
+        return Err(Malformed::FragmentLength);
+    }
+    if usize::from(offset) + len > usize::from(u16::MAX) {
+        return Err(Malformed::FragmentOverflow);
+    }
+    p.fragment = if offset == 0 {
+        Fragment::First { id }
+    } else if p.proto == ip::TCP && usize::from(offset) < tcp::HEADER_LEN {
+        return Err(Malformed::FragmentTiny);
+    } else {
+        Fragment::Later { id, offset }
+    };
+    Ok(())
+}
+
+#[inline]
+fn ipv6(frame: &[u8], p: &mut Parsed) -> Result<(), Malformed> {
+    let l3 = usize::from(p.l3);
+    let Some(h) = array::<40>(frame, l3) else {
+        return Err(Malformed::Ipv6Truncated);
+    };
+    if h[0] >> 4 != 6 {
+        return Err(Malformed::Ipv6Version);
+    }
+    let payload_len = usize::from(u16::from_be_bytes([h[4], h[5]]));
+    if l3 + 40 + payload_len > frame.len() {
+        return Err(Malformed::Ipv6PayloadLength);
+    }
+    p.net = Net::V6;
+    p.src = *array(h, 8).ok_or(Malformed::Ipv6Truncated)?;
+    p.dst = *array(h, 24).ok_or(Malformed::Ipv6Truncated)?;
+    addresses_v6(&p.src, &p.dst)?;
+    p.tos = h[0] << 4 | h[1] >> 4;
+    p.ttl = h[7];
+    p.proto = h[6];
+    p.dont_fragment = true;
+    p.l4 = (l3 + 40) as u16;
+    p.end = (l3 + 40 + payload_len) as u16;
+    if is_extension(p.proto) {
+        extensions(frame, p, payload_len)?;
+    }
+    transport(frame, p)
+}
+
+#[inline(always)]
+fn addresses_v6(src: &Addr, dst: &Addr) -> Result<(), Malformed> {
+    if src[0] == 0xff {
+        return Err(Malformed::AddressSourceGroup);
+    }
+    let (src, dst) = (u128::from_be_bytes(*src), u128::from_be_bytes(*dst));
+    // Everything else that is refused begins with 80 zeros.
+    if src >> 48 == 0 || dst >> 48 == 0 {
+        if src == 1 || dst == 1 {
+            return Err(Malformed::AddressLoopback);
+        }
+        if src >> 32 == 0xffff || dst >> 32 == 0xffff {
+            return Err(Malformed::AddressMapped);
+        }
+        if dst == 0 {
+            return Err(Malformed::AddressUnspecified);
+        }
+    }
+    Ok(())
+}
+
+/// The extension headers that are looked behind. AH is not: what it protects cannot be changed,
+/// and with IPv4 it is a protocol like any other.
+#[inline(always)]
+pub(crate) const fn is_extension(next_header: u8) -> bool {
+    matches!(
+        next_header,
+        ip::HOP_BY_HOP | ip::ROUTING | ip::FRAGMENT | ip::DESTINATION_OPTIONS
+    )
+}
+
+/// Walks the chain of extension headers: moves `p.l4` behind it and sets `p.proto` to what it
+/// ends in.
+#[cold]
+fn extensions(frame: &[u8], p: &mut Parsed, payload_len: usize) -> Result<(), Malformed> {
+    let end = usize::from(p.end);
+    let mut fragmented = false;
+    if p.proto == ip::HOP_BY_HOP && payload_len == 0 {
+        return Err(Malformed::Ipv6Jumbogram);
+    }
+    let first = p.l4;
+    for _ in 0..EXTENSION_COUNT_MAX {
+        let at = usize::from(p.l4);
+        let rest = frame.get(at..end).unwrap_or_default();
+        let Some(h) = rest.first_chunk::<8>() else {
+            return Err(Malformed::Ipv6ExtensionTruncated);
+        };
+        let header_len = match p.proto {
+            ip::FRAGMENT => 8,
+            _ => usize::from(h[1]) * 8 + 8,
+        };
+        let Some(header) = rest.get(..header_len) else {
+            return Err(Malformed::Ipv6ExtensionTruncated);
+        };
+        let this = p.proto;
+        p.proto = h[0];
+        p.l4 = (at + header_len) as u16;
+        match this {
+            ip::HOP_BY_HOP if p.l4 != first + header_len as u16 => {
+                return Err(Malformed::Ipv6HopByHopNotFirst);
+            }
+            ip::HOP_BY_HOP => hop_by_hop(header)?,
+            ip::ROUTING if h[2] == 0 => return Err(Malformed::Ipv6RoutingType0),
+            ip::FRAGMENT if fragmented => return Err(Malformed::Ipv6FragmentRepeated),
+            ip::FRAGMENT => {
+                fragmented = true;
+                let field = u16::from_be_bytes([h[2], h[3]]);
+                let id = u32::from_be_bytes([h[4], h[5], h[6], h[7]]);
+                // Offset 0 and nothing more: a whole packet, in which the chain goes on.
+                if field & 0xfff9 != 0 {
+                    let len = usize::from(p.end - p.l4);
+                    // What precedes the fragment header stays in the reassembled packet.
+                    let before = usize::from(at as u16 - first);
+                    fragment(p, id, field & 0xfff8, field & 1 != 0, before + len)?;
+                }
+                if matches!(p.fragment, Fragment::Later { .. }) {
+                    return Ok(());
+                }
+            }
+            _ => {}
+        }
+        if !is_extension(p.proto) {
+            return Ok(());
+        }
+    }
+    Err(Malformed::Ipv6ExtensionCount)
+}
+
+/// The options of a hop-by-hop header must fill it (RFC 8200, 4.2), and none may be a jumbo
+/// payload (RFC 2675, 3: with a payload length that is not 0 it is an error).
+fn hop_by_hop(header: &[u8]) -> Result<(), Malformed> {
+    let mut rest = header.get(2..).unwrap_or_default();
+    // Every turn takes at least one octet of at most 2046.
+    while let [kind, after @ ..] = rest {
+        rest = match kind {
+            0 => after,
+            0xc2 => return Err(Malformed::Ipv6Jumbogram),
+            _ => after
+                .first()
+                .and_then(|&len| after.get(1 + usize::from(len)..))
+                .ok_or(Malformed::Ipv6Options)?,
+        };
+    }
+    Ok(())
+}
+
+/// Whether a routing header has segments left, so that the destination is not the final one.
+#[cold]
+fn route_ahead(frame: &[u8], p: &Parsed) -> bool {
+    let mut at = usize::from(p.l3) + 40;
+    let mut this = frame.get(usize::from(p.l3) + 6).copied();
+    for _ in 0..EXTENSION_COUNT_MAX {
+        let (Some(kind), Some(h)) = (this, array::<8>(frame, at)) else {
+            return false;
+        };
+        match kind {
+            ip::ROUTING if h[3] != 0 => return true,
+            ip::FRAGMENT => at += 8,
+            _ if is_extension(kind) => at += usize::from(h[1]) * 8 + 8,
+            _ => return false,
+        }
+        this = Some(h[0]);
+    }
+    false
+}
+
+#[inline(always)]
+fn transport(frame: &[u8], p: &mut Parsed) -> Result<(), Malformed> {
+    p.payload = p.l4;
+    let (l4, end) = (usize::from(p.l4), usize::from(p.end));
+    let Some(segment) = frame.get(l4..end) else {
+        // The callers have compared `end` with the frame and `l4` with `end`.
+        return Err(Malformed::FrameTruncated);
+    };
+    if let Fragment::Later { .. } = p.fragment {
+        return Ok(());
+    }
+    match p.proto {
+        ip::TCP => tcp(segment, p),
+        ip::UDP => udp(segment, p),
+        ip::ICMP | ip::ICMPV6 => icmp(frame, segment, p),
+        _ => Ok(()),
+    }
+}
+
+/// A transport header that is not all there: in a first fragment that is how filters are evaded.
+#[cold]
+fn cut(p: &Parsed, whole: Malformed) -> Malformed {
+    match p.fragment {
+        Fragment::None => whole,
+        _ => Malformed::FragmentTiny,
+    }
+}
+
+#[inline(always)]
+fn tcp(segment: &[u8], p: &mut Parsed) -> Result<(), Malformed> {
+    let Some(h) = segment.first_chunk::<{ tcp::HEADER_LEN }>() else {
+        return Err(cut(p, Malformed::TcpTruncated));
+    };
+    let header_len = usize::from(h[12] >> 4) * 4;
+    if header_len < tcp::HEADER_LEN {
+        return Err(Malformed::TcpDataOffset);
+    }
+    if header_len > segment.len() {
+        return Err(cut(p, Malformed::TcpTruncated));
+    }
+    let flags = h[13];
+    tcp::check_flags(flags)?;
+    p.sport = u16::from_be_bytes([h[0], h[1]]);
+    p.dport = u16::from_be_bytes([h[2], h[3]]);
+    p.tcp = Tcp {
+        seq: u32::from_be_bytes([h[4], h[5], h[6], h[7]]),
+        ack: u32::from_be_bytes([h[8], h[9], h[10], h[11]]),
+        window: u16::from_be_bytes([h[14], h[15]]),
+        flags,
+        payload_len: (segment.len() - header_len) as u32,
+        window_scale: None,
+        mss: None,
+    };
+    p.payload = p.l4 + header_len as u16;
+    if flags & tcp::SYN != 0 && header_len > tcp::HEADER_LEN {
+        let options = tcp::Options::parse(&segment[tcp::HEADER_LEN..header_len])?;
+        p.tcp.mss = options.mss;
+        p.tcp.window_scale = options.window_scale;
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn udp(segment: &[u8], p: &mut Parsed) -> Result<(), Malformed> {
+    let Some(h) = segment.first_chunk::<8>() else {
+        return Err(cut(p, Malformed::UdpTruncated));
+    };
+    let len = usize::from(u16::from_be_bytes([h[4], h[5]]));
+    // A first fragment announces the length of the whole.
+    if len < 8 || (len > segment.len() && p.fragment == Fragment::None) {
+        return Err(Malformed::UdpLength);
+    }
+    p.sport = u16::from_be_bytes([h[0], h[1]]);
+    p.dport = u16::from_be_bytes([h[2], h[3]]);
+    p.payload = p.l4 + 8;
+    Ok(())
+}
+
+fn icmp(frame: &[u8], segment: &[u8], p: &mut Parsed) -> Result<(), Malformed> {
+    let v4 = p.net == Net::V4;
+    if v4 != (p.proto == ip::ICMP) {
+        return Err(Malformed::IcmpFamily);
+    }
+    let Some(h) = segment.first_chunk::<8>() else {
+        return Err(cut(p, Malformed::IcmpTruncated));
+    };
+    p.icmp = icmp_summary(h, v4);
+    p.payload = p.l4 + 8;
+    let is_error = match v4 {
+        true => icmpv4::is_error(h[0]),
+        false => icmpv6::quotes(h[0]),
+    };
+    if is_error {
+        p.inner = Some(inner::read(frame, p.payload, p.end, v4)?);
+    }
+    Ok(())
+}
+
+/// Type, code, and the identifier if this type has one.
+pub(crate) fn icmp_summary(h: &[u8; 8], v4: bool) -> Icmp {
+    let has_id = match v4 {
+        true => icmpv4::has_id(h[0]),
+        false => icmpv6::has_id(h[0]),
+    };
+    Icmp {
+        kind: h[0],
+        code: h[1],
+        id: match has_id {
+            true => u16::from_be_bytes([h[4], h[5]]),
+            false => 0,
+        },
+    }
+}
