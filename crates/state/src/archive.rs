@@ -51,7 +51,10 @@ impl FlowBatch {
         let tcp = record.key.proto() == PROTO_TCP;
         let sides = record.tcp.map(|side| Side::of(&side));
         let (list, index) = if record.key.is_v4() {
-            let ends = Ends4 { a: last4(a), b: last4(b) };
+            let ends = Ends4 {
+                a: last4(a),
+                b: last4(b),
+            };
             if tcp {
                 self.tcp4.push(Tcp4 { ends, core, sides });
                 (TCP4, self.tcp4.len())
@@ -112,7 +115,10 @@ impl ArchivedFlowBatch {
         const NO_SIDES: Option<&[ArchivedSide; 2]> = None;
         let mut out = Vec::with_capacity(self.len());
         for item in self.plain4.iter() {
-            out.push(item.core.record(v4_mapped(item.ends.a), v4_mapped(item.ends.b), NO_SIDES)?);
+            out.push(
+                item.core
+                    .record(v4_mapped(item.ends.a), v4_mapped(item.ends.b), NO_SIDES)?,
+            );
         }
         let tcp4_at = out.len();
         for item in self.tcp4.iter() {
@@ -125,9 +131,17 @@ impl ArchivedFlowBatch {
         }
         let tcp6_at = out.len();
         for item in self.tcp6.iter() {
-            out.push(item.core.record(item.ends.a, item.ends.b, Some(&item.sides))?);
+            out.push(
+                item.core
+                    .record(item.ends.a, item.ends.b, Some(&item.sides))?,
+            );
         }
-        let bounds = [(0, tcp4_at), (tcp4_at, plain6_at), (plain6_at, tcp6_at), (tcp6_at, out.len())];
+        let bounds = [
+            (0, tcp4_at),
+            (tcp4_at, plain6_at),
+            (plain6_at, tcp6_at),
+            (tcp6_at, out.len()),
+        ];
         for extra in self.extras.iter() {
             let at = extra.at.to_native();
             let (from, to) = bounds[(at >> LIST_SHIFT) as usize];
@@ -136,8 +150,10 @@ impl ArchivedFlowBatch {
                 return Err(InvalidRecord::Extra(at));
             }
             let (record, _) = &mut out[index];
-            record.mark =
-                Mark { version: extra.mark_version.to_native(), value: extra.mark.to_native() };
+            record.mark = Mark {
+                version: extra.mark_version.to_native(),
+                value: extra.mark.to_native(),
+            };
             record.nat = extra.nat.as_ref().map(|nat| Nat {
                 source: (nat.source, nat.source_port.to_native()),
                 destination: (nat.destination, nat.destination_port.to_native()),
@@ -214,8 +230,14 @@ struct Core {
     zone_to: u8,
 }
 
-const _: () = assert!(size_of::<ArchivedPlain4>() == 36, "the wire-bytes target rests on it");
-const _: () = assert!(size_of::<ArchivedTcp4>() == 66, "the wire-bytes target rests on it");
+const _: () = assert!(
+    size_of::<ArchivedPlain4>() == 36,
+    "the wire-bytes target rests on it"
+);
+const _: () = assert!(
+    size_of::<ArchivedTcp4>() == 66,
+    "the wire-bytes target rests on it"
+);
 
 impl Core {
     fn of(record: &FlowRecord, idle_s: u16) -> Self {
@@ -246,7 +268,13 @@ impl ArchivedCore {
         sides: Option<&[ArchivedSide; 2]>,
     ) -> Result<(FlowRecord, u16), InvalidRecord> {
         let proto = self.proto;
-        let (key, dir) = FlowKey::new(a, b, self.a_port.to_native(), self.b_port.to_native(), proto);
+        let (key, dir) = FlowKey::new(
+            a,
+            b,
+            self.a_port.to_native(),
+            self.b_port.to_native(),
+            proto,
+        );
         if dir != Dir::AToB {
             return Err(InvalidRecord::KeyOrder);
         }
@@ -266,7 +294,11 @@ impl ArchivedCore {
             key,
             incarnation: self.incarnation.to_native(),
             class: Class {
-                origin: if self.bits & ORIGIN_BIT == 0 { Dir::AToB } else { Dir::BToA },
+                origin: if self.bits & ORIGIN_BIT == 0 {
+                    Dir::AToB
+                } else {
+                    Dir::BToA
+                },
                 sync: match (self.bits & SYNC_BITS) >> SYNC_SHIFT {
                     0 => SyncMode::None,
                     1 => SyncMode::Delayed,
@@ -276,7 +308,11 @@ impl ArchivedCore {
                 zone_from: self.zone_from,
                 zone_to: self.zone_to,
             },
-            life: if self.bits & DEAD_BIT == 0 { Life::Alive } else { Life::Dead },
+            life: if self.bits & DEAD_BIT == 0 {
+                Life::Alive
+            } else {
+                Life::Dead
+            },
             progress: Progress(progress),
             verdict: Verdict {
                 generation: self.generation.to_native(),
@@ -322,7 +358,12 @@ impl ArchivedSide {
         if self.scale > 15 {
             return Err(InvalidRecord::Sequence);
         }
-        Ok(TcpSide { end, end_max, window_max: self.window_max.to_native(), scale: self.scale })
+        Ok(TcpSide {
+            end,
+            end_max,
+            window_max: self.window_max.to_native(),
+            scale: self.scale,
+        })
     }
 }
 
@@ -343,7 +384,12 @@ impl Extra {
             destination: nat.destination.0,
             destination_port: nat.destination.1,
         });
-        Self { at, mark: mark.value, mark_version: mark.version, nat }
+        Self {
+            at,
+            mark: mark.value,
+            mark_version: mark.version,
+            nat,
+        }
     }
 }
 

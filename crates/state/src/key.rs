@@ -54,7 +54,10 @@ pub struct FlowKey {
     zero: [u8; 3],
 }
 
-const _: () = assert!(size_of::<FlowKey>() == 40, "two flow entries per three cache lines rest on it");
+const _: () = assert!(
+    size_of::<FlowKey>() == 40,
+    "two flow entries per three cache lines rest on it"
+);
 
 impl FlowKey {
     /// The canonical key of a packet and the direction in which the packet goes. Where both
@@ -64,9 +67,29 @@ impl FlowKey {
         let s = u128::from_be_bytes(src);
         let d = u128::from_be_bytes(dst);
         if (s, sport) <= (d, dport) {
-            (Self { a: src, b: dst, a_port: sport, b_port: dport, proto, zero: [0; 3] }, Dir::AToB)
+            (
+                Self {
+                    a: src,
+                    b: dst,
+                    a_port: sport,
+                    b_port: dport,
+                    proto,
+                    zero: [0; 3],
+                },
+                Dir::AToB,
+            )
         } else {
-            (Self { a: dst, b: src, a_port: dport, b_port: sport, proto, zero: [0; 3] }, Dir::BToA)
+            (
+                Self {
+                    a: dst,
+                    b: src,
+                    a_port: dport,
+                    b_port: sport,
+                    proto,
+                    zero: [0; 3],
+                },
+                Dir::BToA,
+            )
         }
     }
 

@@ -13,7 +13,11 @@ pub struct NodeId(u8);
 impl NodeId {
     /// The identity, or `None` when `id` is not below [`NODES_MAX`].
     pub const fn new(id: u8) -> Option<Self> {
-        if (id as usize) < NODES_MAX { Some(Self(id)) } else { None }
+        if (id as usize) < NODES_MAX {
+            Some(Self(id))
+        } else {
+            None
+        }
     }
 
     /// The number.
@@ -74,7 +78,9 @@ impl NodeSet {
 
     /// The nodes in ascending order.
     pub fn iter(self) -> impl Iterator<Item = NodeId> {
-        (0..NODES_MAX as u8).filter(move |n| self.0 & (1 << n) != 0).map(NodeId)
+        (0..NODES_MAX as u8)
+            .filter(move |n| self.0 & (1 << n) != 0)
+            .map(NodeId)
     }
 }
 

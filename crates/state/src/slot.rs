@@ -11,8 +11,14 @@ pub const SLOTS: usize = 1024;
 /// follow from the low 7 bits alone.
 const RETA_PERIOD: u16 = 128;
 
-const _: () = assert!(SLOTS.is_power_of_two() && SLOTS <= 1 << 16, "a slot is the hash's low bits");
-const _: () = assert!(SLOTS % RETA_PERIOD as usize == 0, "the worker follows from the slot");
+const _: () = assert!(
+    SLOTS.is_power_of_two() && SLOTS <= 1 << 16,
+    "a slot is the hash's low bits"
+);
+const _: () = assert!(
+    SLOTS % RETA_PERIOD as usize == 0,
+    "the worker follows from the slot"
+);
 
 /// A part of the flow space, below [`SLOTS`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -107,12 +113,16 @@ pub struct SlotSet {
 impl SlotSet {
     /// No slot.
     pub const fn empty() -> Self {
-        Self { words: [0; SLOTS / 64] }
+        Self {
+            words: [0; SLOTS / 64],
+        }
     }
 
     /// Every slot.
     pub const fn full() -> Self {
-        Self { words: [u64::MAX; SLOTS / 64] }
+        Self {
+            words: [u64::MAX; SLOTS / 64],
+        }
     }
 
     /// Adds a slot.
@@ -233,7 +243,10 @@ mod tests {
             let mut share = vec![0; workers];
             for slot in Slot::all() {
                 let worker = worker_of(slot, workers);
-                assert_eq!(worker, worker_of(Slot::of_hash(slot.0 as u32 + 128), workers));
+                assert_eq!(
+                    worker,
+                    worker_of(Slot::of_hash(slot.0 as u32 + 128), workers)
+                );
                 share[worker] += 1;
             }
             assert!(share.iter().max().unwrap() - share.iter().min().unwrap() <= SLOTS / 128);

@@ -86,7 +86,10 @@ mod tests {
     #[test]
     fn sequence_numbers_extend_to_the_nearest() {
         assert_eq!(unwrap_seq(5, 0xffff_fff0 + (3 << 32)), (4 << 32) + 5);
-        assert_eq!(unwrap_seq(0xffff_fff0, (4 << 32) + 5), 0xffff_fff0 + (3 << 32));
+        assert_eq!(
+            unwrap_seq(0xffff_fff0, (4 << 32) + 5),
+            0xffff_fff0 + (3 << 32)
+        );
         assert_eq!(unwrap_seq(100, 1 << 32), (1 << 32) + 100);
         assert_eq!(unwrap_seq(0, SEQ_MAX), 0);
     }

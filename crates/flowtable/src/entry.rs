@@ -1,0 +1,139 @@
+//! A place in the slab: the replicated record and what only this worker knows of the flow.
+
+use state::{Class, Dir, FlowKey, FlowRecord, Life, Mark, Progress, SyncMode, Verdict};
+
+/// One place of the slab.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What the cluster knows of the flow.
+    pub record: FlowRecord,
+    /// What this worker knows of it.
+    pub local: Local,
+    occupancy: Occupancy,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Occupancy {
+    Occupied,
+    Vacant { next: Option<u32> },
+}
+
+/// What only this worker knows of a flow. Times are in seconds of the worker's own clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Local {
+    /// The log number of the last change that was handed to the sync core; 0 for none.
+    pub lsn: u64,
+    /// The log number that must be acknowledged before packets of the flow may leave; 0 for none.
+    pub hold_lsn: u64,
+    /// Packets by direction relative to the key.
+    pub packets: [u64; 2],
+    /// Bytes of IP packets by direction relative to the key.
+    pub bytes: [u64; 2],
+    /// When the flow was opened here or its first copy arrived.
+    pub created_s: u32,
+    /// When its last packet was seen, here or by whom the copy came from.
+    pub seen_s: u32,
+    /// When it was last handed to the sync core.
+    pub replicated_s: u32,
+    /// When a flow whose replication is delayed is to be replicated; 0 when that is not pending.
+    pub replicate_at_s: u32,
+    /// The next hops by direction relative to the key: indexes into the worker's table of hops.
+    pub hops: [u32; 2],
+    /// The epoch of the routes and hops at which `hops` were looked up; 0 for never.
+    pub hops_epoch: u32,
+    /// See [`LocalFlags`].
+    pub flags: LocalFlags,
+}
+
+/// Facts about a flow, one bit each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LocalFlags(pub u8);
+
+impl LocalFlags {
+    /// The next packet from endpoint `a` may lie beyond the remembered window; shift by the
+    /// direction for the other one.
+    const REANCHOR: u8 = 1;
+    /// The entry is a copy from a peer and no packet of it was handled here since.
+    const REPLICA: u8 = 1 << 2;
+
+    /// A copy from a peer: windows are behind in both directions.
+    pub const fn replica() -> Self {
+        Self(Self::REPLICA | Self::REANCHOR | Self::REANCHOR << 1)
+    }
+
+    /// Whether the entry is a copy of which no packet was handled here.
+    pub const fn is_replica(self) -> bool {
+        self.0 & Self::REPLICA != 0
+    }
+
+    /// A packet was handled here.
+    pub const fn handled(&mut self) {
+        self.0 &= !Self::REPLICA;
+    }
+
+    /// Whether the sender of `dir` must be re-anchored, and from now on not again.
+    pub const fn take_reanchor(&mut self, dir: Dir) -> bool {
+        let bit = Self::REANCHOR << dir.index();
+        let was = self.0 & bit != 0;
+        self.0 &= !bit;
+        was
+    }
+
+    /// Whether the sender of `dir` must be re-anchored.
+    pub const fn must_reanchor(self, dir: Dir) -> bool {
+        self.0 & Self::REANCHOR << dir.index() != 0
+    }
+}
+
+impl Entry {
+    pub(crate) fn occupied(record: FlowRecord, local: Local) -> Self {
+        Self {
+            record,
+            local,
+            occupancy: Occupancy::Occupied,
+        }
+    }
+
+    pub(crate) fn vacant(next: Option<u32>) -> Self {
+        let (key, origin) = FlowKey::new([0; 16], [0; 16], 0, 0, 0);
+        let class = Class {
+            origin,
+            sync: SyncMode::None,
+            zone_from: 0,
+            zone_to: 0,
+        };
+        let record = FlowRecord {
+            key,
+            incarnation: 0,
+            class,
+            life: Life::Dead,
+            progress: Progress::default(),
+            verdict: Verdict::default(),
+            mark: Mark::default(),
+            tcp: Default::default(),
+            nat: None,
+        };
+        Self {
+            record,
+            local: Local::default(),
+            occupancy: Occupancy::Vacant { next },
+        }
+    }
+
+    pub(crate) fn is_occupied(&self) -> bool {
+        self.occupancy == Occupancy::Occupied
+    }
+
+    pub(crate) fn vacant_next(&self) -> Option<u32> {
+        match self.occupancy {
+            Occupancy::Vacant { next } => next,
+            Occupancy::Occupied => unreachable!("an occupied entry is not on the vacant list"),
+        }
+    }
+
+    /// Whether packets of the flow pass; a tombstone's do not.
+    #[inline]
+    pub fn is_alive(&self) -> bool {
+        self.record.life == Life::Alive
+    }
+}
