@@ -107,7 +107,10 @@ impl Pin {
         let &[minimum] = minimum.as_slice() else {
             fail(&format!("{}: `minimum` wants one release", path.display()))
         };
-        Self { minimum, tested: releases("tested") }
+        Self {
+            minimum,
+            tested: releases("tested"),
+        }
     }
 }
 
@@ -119,16 +122,21 @@ fn release(version: &str) -> Option<(u32, u32)> {
 
 /// Finds libdpdk, checks its version, and tells cargo what to link. Returns the version.
 fn probe(pin: &Pin) -> String {
-    let library = pkg_config::Config::new().probe("libdpdk").unwrap_or_else(|error| {
-        fail(&format!(
-            "pkg-config does not find libdpdk (DPDK {}.{:02} or newer).\n\
+    let library = pkg_config::Config::new()
+        .probe("libdpdk")
+        .unwrap_or_else(|error| {
+            fail(&format!(
+                "pkg-config does not find libdpdk (DPDK {}.{:02} or newer).\n\
              On Debian or Ubuntu: apt-get install libdpdk-dev pkg-config\n\
              For a DPDK of your own: PKG_CONFIG_PATH=PREFIX/lib/pkgconfig\n\n{error}",
-            pin.minimum.0, pin.minimum.1,
-        ))
-    });
+                pin.minimum.0, pin.minimum.1,
+            ))
+        });
     let found = release(&library.version).unwrap_or_else(|| {
-        fail(&format!("libdpdk's version `{}` is not of the form YY.MM", library.version))
+        fail(&format!(
+            "libdpdk's version `{}` is not of the form YY.MM",
+            library.version
+        ))
     });
     if found < pin.minimum {
         fail(&format!(
@@ -200,7 +208,8 @@ fn generate(folder: &Path, cflags: &[String]) {
         .allowlist_function("ravelin_.*")
         .allowlist_var("RAVELIN_.*")
         .allowlist_type("ravelin_.*")
-        .allowlist_type("rte_eth_rx_mq_mode");
+        .allowlist_type("rte_eth_rx_mq_mode")
+        .allowlist_var("RTE_ETH_NAME_MAX_LEN");
     for function in FUNCTIONS {
         builder = builder.allowlist_function(function);
     }
