@@ -99,6 +99,13 @@ impl Change {
         self.replace(&old.to_be_bytes(), &new.to_be_bytes())
     }
 
+    /// Both changes together.
+    #[inline]
+    #[must_use]
+    pub const fn and(self, other: Change) -> Change {
+        Change(self.0 + other.0)
+    }
+
     /// The checksum field after the replacements, given the one before, both in host order.
     #[inline]
     pub const fn apply(self, checksum: u16) -> u16 {

@@ -57,12 +57,16 @@ impl<'a> Packet<'a> {
 
     /// Source address.
     pub fn src(&self) -> Ipv6Addr {
-        Ipv6Addr::from_octets(*array(self.header, 8).unwrap_or(&[0; 16]))
+        Ipv6Addr::from_bits(u128::from_be_bytes(
+            *array(self.header, 8).unwrap_or(&[0; 16]),
+        ))
     }
 
     /// Destination address.
     pub fn dst(&self) -> Ipv6Addr {
-        Ipv6Addr::from_octets(*array(self.header, 24).unwrap_or(&[0; 16]))
+        Ipv6Addr::from_bits(u128::from_be_bytes(
+            *array(self.header, 24).unwrap_or(&[0; 16]),
+        ))
     }
 
     /// What follows the header, up to the payload length.
@@ -138,7 +142,9 @@ impl Repr {
 /// The solicited-node multicast address of an address (RFC 4291, 2.7.1).
 pub const fn solicited_node(addr: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = addr.octets();
-    Ipv6Addr::from_octets([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
+    Ipv6Addr::from_bits(u128::from_be_bytes([
+        0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c,
+    ]))
 }
 
 /// The Ethernet address to which a multicast address maps (RFC 2464, 7).

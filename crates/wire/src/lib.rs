@@ -5,12 +5,17 @@
 //!   [`verify_l4`] verifies the transport checksum, where the NIC has not.
 //! * One module per protocol has its numbers, a borrowed view with accessors, and `Repr`: plain
 //!   data with `parse` and `emit`.
+//! * [`rewrite`] changes a frame in place, with incremental checksums.
+//! * [`reply`] writes the answers that a gateway gives itself: ARP, neighbour discovery, ICMP
+//!   errors, resets, echo replies.
+//! * [`build`] makes whole frames for tests; it allocates, and panics when misused.
 //!
-//! Nothing here panics on any input, and nothing on the packet path allocates. Numbers are in
+//! Nothing but [`build`] panics on any input or allocates. Numbers are in
 //! host order everywhere except inside frames.
 #![forbid(unsafe_code)]
 
 pub mod arp;
+pub mod build;
 pub mod checksum;
 pub mod ethernet;
 pub mod icmpv4;
@@ -24,6 +29,8 @@ pub mod ndp;
 mod octets;
 mod parse;
 mod parsed;
+pub mod reply;
+pub mod rewrite;
 pub mod tcp;
 pub mod udp;
 

@@ -58,7 +58,9 @@ impl<'a> Message<'a> {
 
     /// The address that the message is about.
     pub fn target(&self) -> Ipv6Addr {
-        Ipv6Addr::from_octets(*array(self.header, 8).unwrap_or(&[0; 16]))
+        Ipv6Addr::from_bits(u128::from_be_bytes(
+            *array(self.header, 8).unwrap_or(&[0; 16]),
+        ))
     }
 
     /// The Ethernet address in the option of this kind, if there is one.

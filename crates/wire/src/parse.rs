@@ -85,7 +85,7 @@ pub fn verify_l4(frame: &[u8], p: &Parsed) -> bool {
         ip::ICMPV6 => segment,
         _ => return true,
     };
-    if p.net == Net::V6 && p.l4 != p.l3 + 40 && route_ahead(frame, p) {
+    if p.net == Net::V6 && p.l4 != p.l3.wrapping_add(40) && route_ahead(frame, p) {
         return true;
     }
     pseudo(p, segment.len()).add(segment).is_intact()

@@ -170,7 +170,7 @@ pub const fn addr_from_ip(ip: IpAddr) -> Addr {
 /// The IPv4 address that an [`Addr`] stands for, if it does.
 #[inline]
 pub const fn addr_to_v4(addr: &Addr) -> Option<Ipv4Addr> {
-    Ipv6Addr::from_octets(*addr).to_ipv4_mapped()
+    Ipv6Addr::from_bits(u128::from_be_bytes(*addr)).to_ipv4_mapped()
 }
 
 /// The address as the standard library has it, for display and configuration.
@@ -178,6 +178,6 @@ pub const fn addr_to_v4(addr: &Addr) -> Option<Ipv4Addr> {
 pub const fn addr_to_ip(addr: &Addr) -> IpAddr {
     match addr_to_v4(addr) {
         Some(v4) => IpAddr::V4(v4),
-        None => IpAddr::V6(Ipv6Addr::from_octets(*addr)),
+        None => IpAddr::V6(Ipv6Addr::from_bits(u128::from_be_bytes(*addr))),
     }
 }
