@@ -431,7 +431,9 @@ pub fn echo_reply(frame: &mut [u8], p: &Parsed, mac: Mac) -> Result<(), ReplyErr
     let request = (p.icmp.kind, p.icmp.code);
     let reply = match (p.net, p.proto) {
         (Net::V4, ip::ICMP) if request == (icmpv4::ECHO_REQUEST, 0) => icmpv4::ECHO_REPLY,
-        (Net::V6, ip::ICMPV6) if request == (icmpv6::ECHO_REQUEST, 0) && p.l4 == p.l3.wrapping_add(40) => {
+        (Net::V6, ip::ICMPV6)
+            if request == (icmpv6::ECHO_REQUEST, 0) && p.l4 == p.l3.wrapping_add(40) =>
+        {
             icmpv6::ECHO_REPLY
         }
         _ => return Err(ReplyError::NotAnswerable),
