@@ -251,7 +251,10 @@ pub(crate) mod raw {
                 .as_ptr()
                 .byte_add(dpdk_sys::RAVELIN_MBUF_OL_FLAGS as usize)
                 .cast::<u64>();
-            flags.write(flags.read() & !dpdk_sys::RAVELIN_MBUF_F_RX_RSS_HASH);
+            // Mostly it is not set, and then the cache line stays clean.
+            if flags.read() & dpdk_sys::RAVELIN_MBUF_F_RX_RSS_HASH != 0 {
+                flags.write(flags.read() & !dpdk_sys::RAVELIN_MBUF_F_RX_RSS_HASH);
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use common::frame;
-use dpdk::{Burst, EthPort, Mempool, PacketBuf, Port, PortConfig};
+use dpdk::{Burst, EthPort, Mempool, Port, PortConfig};
 
 #[test]
 fn pcap() {

@@ -77,28 +77,52 @@ impl QueuePair {
     /// The vector's storage holds `got` live mbufs behind `len` owned elements, nobody else's.
     #[inline]
     unsafe fn adopt(&mut self, out: &mut Burst<Mbuf>, len: usize, got: usize) -> usize {
-        let mut kept = len;
+        let mut whole = true;
         for i in len..len + got {
-            // SAFETY: as the caller promises: an mbuf pointer lies there, and it is live.
+            // SAFETY: as the caller promises: an mbuf pointer lies there, and it is live and ours.
             unsafe {
-                let slot = out.as_mut_ptr().cast::<NonNull<rte_mbuf>>();
-                let mbuf = slot.add(i).read();
+                let mbuf = out.as_mut_ptr().cast::<NonNull<rte_mbuf>>().add(i).read();
                 raw::prefetch_data(mbuf);
-                if !raw::is_single(mbuf) {
-                    dpdk_sys::ravelin_mbuf_free(mbuf.as_ptr());
-                    self.multi_segment_drops += 1;
-                    continue;
-                }
+                whole &= raw::is_single(mbuf);
                 if !self.hash_trusted {
                     raw::forget_hash(mbuf);
                 }
-                slot.add(kept).write(mbuf);
             }
-            kept += 1;
         }
-        // SAFETY: the first `kept` elements are owned, whole, single-segment mbufs.
-        unsafe { out.set_len(kept) };
-        kept - len
+        let kept = if whole {
+            got
+        } else {
+            // SAFETY: as the caller promises.
+            unsafe { self.drop_chains(out, len, got) }
+        };
+        // SAFETY: the first `len + kept` elements are owned, live, single-segment mbufs.
+        unsafe { out.set_len(len + kept) };
+        kept
+    }
+
+    /// Frees the mbufs of several segments and closes the gaps. Returns how many are left.
+    ///
+    /// # Safety
+    /// As for [`QueuePair::adopt`].
+    #[cold]
+    unsafe fn drop_chains(&mut self, out: &mut Burst<Mbuf>, len: usize, got: usize) -> usize {
+        let storage = out.as_mut_ptr().cast::<NonNull<rte_mbuf>>();
+        let mut kept = 0;
+        for i in 0..got {
+            // SAFETY: as the caller promises; a chain's pointer is overwritten or cut off after it
+            // was freed, and `kept` never passes `i`.
+            unsafe {
+                let mbuf = storage.add(len + i).read();
+                if raw::is_single(mbuf) {
+                    storage.add(len + kept).write(mbuf);
+                    kept += 1;
+                } else {
+                    dpdk_sys::ravelin_mbuf_free(mbuf.as_ptr());
+                    self.multi_segment_drops += 1;
+                }
+            }
+        }
+        kept
     }
 }
 
