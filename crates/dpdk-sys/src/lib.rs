@@ -26,18 +26,18 @@ mod bindings {
 
 pub use bindings::*;
 
-// The safe layer keeps frames in 16-bit lengths and reads these fields unaligned-free: what it
-// relies on about the offsets is checked against the release at hand.
+// The safe layer keeps frames in 16-bit lengths and reads and writes these fields in place, so
+// they must be aligned: that is checked against the release at hand.
 const _: () = {
     let pointer = size_of::<*mut ()>();
-    assert!(RAVELIN_MBUF_BUF_ADDR as usize % pointer == 0);
-    assert!(RAVELIN_MBUF_POOL as usize % pointer == 0);
-    assert!(RAVELIN_MBUF_OL_FLAGS as usize % 8 == 0);
-    assert!(RAVELIN_MBUF_PKT_LEN as usize % 4 == 0);
-    assert!(RAVELIN_MBUF_HASH_RSS as usize % 4 == 0);
-    assert!(RAVELIN_MBUF_DATA_OFF as usize % 2 == 0);
-    assert!(RAVELIN_MBUF_DATA_LEN as usize % 2 == 0);
-    assert!(RAVELIN_MBUF_BUF_LEN as usize % 2 == 0);
-    assert!(RAVELIN_MBUF_NB_SEGS as usize % 2 == 0);
+    assert!((RAVELIN_MBUF_BUF_ADDR as usize).is_multiple_of(pointer));
+    assert!((RAVELIN_MBUF_POOL as usize).is_multiple_of(pointer));
+    assert!((RAVELIN_MBUF_OL_FLAGS as usize).is_multiple_of(8));
+    assert!((RAVELIN_MBUF_PKT_LEN as usize).is_multiple_of(4));
+    assert!((RAVELIN_MBUF_HASH_RSS as usize).is_multiple_of(4));
+    assert!((RAVELIN_MBUF_DATA_OFF as usize).is_multiple_of(2));
+    assert!((RAVELIN_MBUF_DATA_LEN as usize).is_multiple_of(2));
+    assert!((RAVELIN_MBUF_BUF_LEN as usize).is_multiple_of(2));
+    assert!((RAVELIN_MBUF_NB_SEGS as usize).is_multiple_of(2));
     assert!(RAVELIN_MBUF_SIZE as usize <= size_of::<rte_mbuf>());
 };

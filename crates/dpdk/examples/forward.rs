@@ -9,6 +9,7 @@
 //! `--pci ADDRESS` and `--hugepages` take real devices, `--memory MB` sizes the memory.
 
 use std::error::Error;
+use std::slice::from_ref;
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
@@ -35,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             promiscuous: true,
             ..PortConfig::default()
         };
-        let mut port = EthPort::configure(&eal, name, &config, &[pool.clone()])?;
+        let mut port = EthPort::configure(&eal, name, &config, from_ref(&pool))?;
         let queue = port.start()?.remove(0);
         Ok((port, queue))
     };

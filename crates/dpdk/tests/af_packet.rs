@@ -5,6 +5,7 @@ mod common;
 
 use std::io;
 use std::process::Command;
+use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use common::{frame, write_frame};
@@ -64,7 +65,7 @@ fn af_packet() {
 }
 
 fn open(eal: &Eal, name: &str, config: &PortConfig, pool: &Mempool) -> (EthPort, QueuePair) {
-    let mut port = EthPort::configure(eal, name, config, &[pool.clone()]).expect("a port");
+    let mut port = EthPort::configure(eal, name, config, from_ref(pool)).expect("a port");
     let queue = port.start().expect("a started port").remove(0);
     (port, queue)
 }

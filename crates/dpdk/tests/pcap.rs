@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::slice::from_ref;
 
 use common::frame;
 use dpdk::{Burst, EthPort, Mempool, Port, PortConfig};
@@ -32,7 +33,7 @@ fn pcap() {
     );
     let eal = common::eal(&[&vdev]);
     let pool = Mempool::new(&eal, "pcap", 255, 0, None).expect("a pool");
-    let mut port = EthPort::configure(&eal, "net_pcap0", &PortConfig::default(), &[pool.clone()])
+    let mut port = EthPort::configure(&eal, "net_pcap0", &PortConfig::default(), from_ref(&pool))
         .expect("a port");
     let mut queues = port.start().expect("a started port");
     let queue = &mut queues[0];

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::slice::from_ref;
 use std::thread;
 
 use common::{frame, frames, write_frame};
@@ -19,10 +20,10 @@ fn ring() {
     let pool = Mempool::new(&eal, "ring", POOL, 0, None).expect("a pool");
     refuses(&eal, &pool);
 
-    let mut port = EthPort::configure(&eal, "net_ring0", &PortConfig::default(), &[pool.clone()])
+    let mut port = EthPort::configure(&eal, "net_ring0", &PortConfig::default(), from_ref(&pool))
         .expect("a configured port");
     assert!(matches!(
-        EthPort::configure(&eal, "net_ring0", &PortConfig::default(), &[pool.clone()]),
+        EthPort::configure(&eal, "net_ring0", &PortConfig::default(), from_ref(&pool)),
         Err(Error::PortTaken { name }) if name == "net_ring0"
     ));
     assert_eq!(port.info().expect("information").driver, "net_ring");
@@ -56,7 +57,7 @@ fn refuses(eal: &Eal, pool: &Mempool) {
     let configure = |name: &str, config: PortConfig, pools: &[Mempool]| {
         EthPort::configure(eal, name, &config, pools).expect_err("a refusal")
     };
-    let error = configure("net_ring7", PortConfig::default(), &[pool.clone()]).to_string();
+    let error = configure("net_ring7", PortConfig::default(), from_ref(pool)).to_string();
     assert_eq!(
         error,
         "there is no port `net_ring7`; there are: net_ring0, net_ring1"
@@ -65,7 +66,7 @@ fn refuses(eal: &Eal, pool: &Mempool) {
         queues: 999,
         ..PortConfig::default()
     };
-    let error = configure("net_ring0", many, &[pool.clone()]).to_string();
+    let error = configure("net_ring0", many, from_ref(pool)).to_string();
     assert!(
         error.contains("999 queues do not work: driver net_ring takes 1 to"),
         "{error}"
@@ -74,7 +75,7 @@ fn refuses(eal: &Eal, pool: &Mempool) {
         mtu: 9000,
         ..PortConfig::default()
     };
-    let error = configure("net_ring0", jumbo, &[pool.clone()]).to_string();
+    let error = configure("net_ring0", jumbo, from_ref(pool)).to_string();
     assert!(
         error.contains("needs buffers of 9026 bytes, pool `ring` has 2048"),
         "{error}"
