@@ -251,8 +251,8 @@ impl Core {
             progress: record.progress.0,
             idle_s,
             proto: record.key.proto(),
-            bits: class.origin as u8 * ORIGIN_BIT
-                | record.life as u8 * DEAD_BIT
+            bits: (class.origin as u8 * ORIGIN_BIT)
+                | (record.life as u8 * DEAD_BIT)
                 | (class.sync as u8) << SYNC_SHIFT,
             zone_from: class.zone_from,
             zone_to: class.zone_to,

@@ -79,6 +79,8 @@ impl Progress {
     const FIN_ACKED: u16 = 1 << 8;
     const RESET: u16 = 1 << 10;
     const PICKED_UP: u16 = 1 << 11;
+    /// Shifts a fact about one direction to both.
+    const BOTH: u16 = 0b11;
     pub(crate) const ALL: u16 = (1 << 12) - 1;
 
     /// A packet went in `dir`.
@@ -125,24 +127,24 @@ impl Progress {
     /// Whether packets went both ways.
     #[inline]
     pub const fn replied(self) -> bool {
-        self.contains(Self(Self::SEEN << 0 | Self::SEEN << 1))
+        self.contains(Self(Self::SEEN * Self::BOTH))
     }
 
     /// The phase of a TCP connection that has come this far.
     #[inline]
     pub const fn tcp_phase(self) -> TcpPhase {
-        const BOTH: u16 = 0b11;
         if self.0 & Progress::RESET != 0 {
             TcpPhase::Reset
-        } else if self.contains(Self(Self::FIN_ACKED * BOTH)) {
+        } else if self.contains(Self(Self::FIN_ACKED * Self::BOTH)) {
             TcpPhase::TimeWait
-        } else if self.contains(Self(Self::FIN * BOTH)) {
+        } else if self.contains(Self(Self::FIN * Self::BOTH)) {
             TcpPhase::Closing
-        } else if self.0 & Self::FIN * BOTH != 0 {
+        } else if self.0 & (Self::FIN * Self::BOTH) != 0 {
             TcpPhase::FinWait
-        } else if self.0 & Self::PICKED_UP != 0 || self.contains(Self(Self::SYN_ACKED * BOTH)) {
+        } else if self.0 & Self::PICKED_UP != 0 || self.contains(Self(Self::SYN_ACKED * Self::BOTH))
+        {
             TcpPhase::Established
-        } else if self.contains(Self(Self::SYN * BOTH)) {
+        } else if self.contains(Self(Self::SYN * Self::BOTH)) {
             TcpPhase::SynReceived
         } else {
             TcpPhase::SynSent

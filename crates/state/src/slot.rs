@@ -16,7 +16,7 @@ const _: () = assert!(
     "a slot is the hash's low bits"
 );
 const _: () = assert!(
-    SLOTS % RETA_PERIOD as usize == 0,
+    SLOTS.is_multiple_of(RETA_PERIOD as usize),
     "the worker follows from the slot"
 );
 

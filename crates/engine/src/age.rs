@@ -1,0 +1,151 @@
+//! Growing old: flows that are idle for too long end, copies that nobody needs here go, active
+//! flows are replicated anew now and then, next hops are confirmed.
+
+use std::sync::atomic::Ordering;
+
+use flowtable::FlowId;
+use state::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, SyncMode, slot_of};
+use wire::reply::{IcmpError, Unreachable};
+
+use crate::counters::Counter;
+use crate::forward::NO_HOP;
+use crate::hops::Due;
+use crate::port::{PacketBuf, Port};
+use crate::receive::Packet;
+use crate::worker::Worker;
+
+/// A whole sweep of the shard takes about this many housekeepings, that is about two seconds.
+const SWEEP_STEPS: usize = 2_000;
+/// Seconds after a change of the view before copies that it does not want here are removed: the
+/// next change may want them again.
+const FORGET_AFTER_S: u32 = 60;
+/// Next hops looked after at one housekeeping.
+const HOPS_PER_STEP: u32 = 64;
+
+impl<P: Port> Worker<P> {
+    /// One step of the sweep over the shard.
+    pub(crate) fn sweep(&mut self) {
+        let step = self.table.capacity().div_ceil(SWEEP_STEPS);
+        let end = (self.age_cursor + step).min(self.table.capacity());
+        for place in self.age_cursor..end {
+            if let Some(id) = self.table.at(place) {
+                self.age(id);
+            }
+        }
+        self.age_cursor = end;
+        if end == self.table.capacity() {
+            self.age_cursor = 0;
+            let told = &self.shared.told;
+            told.flows_live
+                .store(std::mem::take(&mut self.live_counted), Ordering::Relaxed);
+            told.flows_owned
+                .store(std::mem::take(&mut self.owned_counted), Ordering::Relaxed);
+        }
+    }
+
+    fn age(&mut self, id: FlowId) {
+        let now_s = self.now.s();
+        let entry = self.table.entry(id);
+        let local = entry.local;
+        if !entry.is_alive() {
+            if now_s >= local.seen_s.saturating_add(self.config.timeouts.tombstone) {
+                self.table.remove(id);
+            }
+            return;
+        }
+        let slot = slot_of(&entry.record.key);
+        if !self.ownership.owned.contains(slot) {
+            let settled = now_s >= self.ownership.changed_s.saturating_add(FORGET_AFTER_S);
+            if settled && !self.ownership.kept.contains(slot) {
+                self.counters.count(Counter::ReplicasForgotten);
+                self.table.remove(id);
+            } else {
+                // Otherwise it never expires by itself: its owner deletes it.
+                self.live_counted += 1;
+            }
+            return;
+        }
+        let seen_s = local.seen_s.max(self.ownership.since_s[slot.index()]);
+        if now_s >= seen_s.saturating_add(self.timeout(id)) {
+            self.counters.count(Counter::FlowExpired);
+            return self.end_flow(id);
+        }
+        self.live_counted += 1;
+        self.owned_counted += 1;
+        if entry.record.class.sync == SyncMode::None {
+            return;
+        }
+        let due = local.replicate_at_s != 0 && now_s >= local.replicate_at_s;
+        let refresh = local.replicate_at_s == 0
+            && local.seen_s > local.replicated_s
+            && now_s >= local.replicated_s.saturating_add(self.config.refresh_s);
+        if due || refresh {
+            self.emit(id);
+        }
+    }
+
+    fn timeout(&self, id: FlowId) -> u32 {
+        let record = &self.table.entry(id).record;
+        let timeouts = &self.config.timeouts;
+        match record.key.proto() {
+            PROTO_TCP => timeouts.tcp[record.progress.tcp_phase() as usize],
+            PROTO_UDP if record.progress.replied() => timeouts.udp_stream,
+            PROTO_UDP => timeouts.udp_new,
+            PROTO_ICMP | PROTO_ICMPV6 => timeouts.icmp,
+            _ => timeouts.other,
+        }
+    }
+
+    /// Looks after next hops: asks for addresses, and tells those who wait in vain.
+    pub(crate) fn tend_hops(&mut self) {
+        for _ in 0..HOPS_PER_STEP.min(self.hops.places()) {
+            self.hop_cursor = (self.hop_cursor + 1) % self.hops.places();
+            let number = self.hop_cursor;
+            match self.hops.tend(number, self.now.us) {
+                Due::Nothing => {}
+                Due::Solicit => self.solicit(number),
+                Due::Failed => {
+                    let waiting = std::mem::take(&mut self.hops.hop_mut(number).pending);
+                    for buf in waiting {
+                        self.counters.count(Counter::DropHopUnresolved);
+                        self.answer_unreachable(buf);
+                    }
+                    self.hops.forget(number);
+                }
+            }
+        }
+    }
+
+    /// Tells the sender of a packet that waited for its next hop that there is no such host. The
+    /// packet was rewritten already: its interface is found by the way back.
+    fn answer_unreachable(&mut self, buf: P::Buf) {
+        let Ok(p) = wire::parse(buf.data()) else {
+            return;
+        };
+        let Some(back) = self.routes.lookup(&p.src) else {
+            return;
+        };
+        let Some((_, dir, about)) = crate::receive::flow_key(&p) else {
+            return;
+        };
+        let number = self
+            .hops
+            .number(back.interface, back.next(&p.src), self.now.us);
+        let Some(mac) = number
+            .filter(|n| *n != NO_HOP)
+            .and_then(|n| self.hops.hop(n).mac)
+        else {
+            return;
+        };
+        // The error goes to the Ethernet source of what it answers.
+        let p = wire::Parsed { eth_src: mac, ..p };
+        let packet = Packet {
+            buf,
+            p,
+            interface: back.interface,
+            dir,
+            about,
+        };
+        self.answer_error(&packet, IcmpError::Unreachable(Unreachable::Host));
+    }
+}

@@ -1,0 +1,178 @@
+//! Tier 3: packets that open a flow.
+
+use flowtable::{FlowId, InsertError, Local};
+use policy::{Action, Decision, Query};
+use state::{Class, FlowKey, FlowRecord, Life, Mark, PROTO_TCP, Progress, SyncMode, Verdict};
+use wire::reply::{IcmpError, Unreachable};
+use wire::tcp::{ACK, RST, SYN};
+use wire::{Parsed, icmpv4, icmpv6, ip};
+
+use crate::config::WhenAlone;
+use crate::counters::Counter;
+use crate::forward::NO_HOP;
+use crate::port::Port;
+use crate::receive::Packet;
+use crate::tcp;
+use crate::worker::{LogEntry, Worker};
+
+impl<P: Port> Worker<P> {
+    /// A packet of no flow that lives. `tombstone` is what is left of the flow that had its key.
+    pub(crate) fn open(
+        &mut self,
+        key: &FlowKey,
+        packet: Packet<P::Buf>,
+        tombstone: Option<FlowId>,
+    ) {
+        let p = packet.p;
+        if let Err(reason) = self.may_open(&p) {
+            return self.counters.count(reason);
+        }
+        let Some(towards) = self.routes.lookup(&p.dst) else {
+            self.counters.count(Counter::DropNoRoute);
+            return self.answer_error(&packet, IcmpError::Unreachable(Unreachable::NoRoute));
+        };
+        let zone_from = self.config.interfaces[usize::from(packet.interface)].zone;
+        let zone_to = self.config.interfaces[usize::from(towards.interface)].zone;
+        // RFC 3704, section 2.2, by zone: replies must go back to where the packet came from.
+        let back = self.routes.lookup(&p.src);
+        let back = back.map(|b| self.config.interfaces[usize::from(b.interface)].zone);
+        if back != Some(zone_from) {
+            return self.counters.count(Counter::DropReversePath);
+        }
+        let query = Query {
+            zone_from,
+            zone_to,
+            src: p.src,
+            dst: p.dst,
+            sport: p.sport,
+            dport: p.dport,
+            proto: p.proto,
+            icmp_type: p.icmp.kind,
+            icmp_code: p.icmp.code,
+        };
+        let decision = self.policy.value().classifier.classify(&query);
+        if decision.log && self.links.log.push(LogEntry { query, decision }).is_err() {
+            self.counters.count(Counter::LogLost);
+        }
+        match decision.action {
+            Action::Allow => {}
+            Action::Deny => return self.counters.count(Counter::DropDenied),
+            Action::Reject => {
+                self.counters.count(Counter::DropRejected);
+                return match p.proto {
+                    PROTO_TCP => self.answer_reset(&packet),
+                    _ => {
+                        self.answer_error(&packet, IcmpError::Unreachable(Unreachable::Prohibited));
+                    }
+                };
+            }
+        }
+        let alone = self.ownership.targets.is_empty();
+        let protect = decision.sync == SyncMode::Ack;
+        if protect && alone && self.config.hold.alone == WhenAlone::Refuse {
+            return self.counters.count(Counter::DropAlone);
+        }
+        if protect && !alone && self.links.to_sync.is_full() {
+            return self.counters.count(Counter::DropSyncFull);
+        }
+        let Some(id) = self.insert(key, &packet, tombstone, &decision, (zone_from, zone_to)) else {
+            return self.counters.count(Counter::DropTableFull);
+        };
+        self.counters.count(Counter::FlowOpened);
+        match decision.sync {
+            SyncMode::None => {}
+            SyncMode::Delayed => {
+                let delay_s = decision.delay_ms.div_ceil(1000).max(1);
+                self.table.entry_mut(id).local.replicate_at_s = self.now.s() + delay_s;
+            }
+            SyncMode::Async => self.emit(id),
+            SyncMode::Ack => {
+                self.emit(id);
+                let local = &mut self.table.entry_mut(id).local;
+                local.hold_lsn = local.lsn;
+            }
+        }
+        let Some(hop) = self.look_up_hop(&packet) else {
+            return;
+        };
+        let hold_lsn = self.table.entry(id).local.hold_lsn;
+        self.forward(packet, hop, hold_lsn);
+    }
+
+    /// Whether a packet of this kind can be the first of a flow.
+    fn may_open(&self, p: &Parsed) -> Result<(), Counter> {
+        match p.proto {
+            PROTO_TCP => {
+                let opens = p.tcp.flags & (SYN | ACK | RST) == SYN;
+                let picked_up = self.config.tcp_pickup && p.tcp.flags & (SYN | RST) == 0;
+                (opens || picked_up)
+                    .then_some(())
+                    .ok_or(Counter::DropTcpNoFlow)
+            }
+            ip::ICMP => (p.icmp.kind == icmpv4::ECHO_REQUEST)
+                .then_some(())
+                .ok_or(Counter::DropIcmpUntracked),
+            ip::ICMPV6 => (p.icmp.kind == icmpv6::ECHO_REQUEST)
+                .then_some(())
+                .ok_or(Counter::DropIcmpUntracked),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the flow into the table; `None` when that is full.
+    fn insert(
+        &mut self,
+        key: &FlowKey,
+        packet: &Packet<P::Buf>,
+        tombstone: Option<FlowId>,
+        decision: &Decision,
+        (zone_from, zone_to): (u8, u8),
+    ) -> Option<FlowId> {
+        let p = &packet.p;
+        let (tcp, progress) = match p.proto {
+            PROTO_TCP => tcp::open(&p.tcp, packet.dir),
+            _ => (Default::default(), Progress::seen(packet.dir)),
+        };
+        let predecessor = tombstone.map_or(0, |id| self.table.entry(id).record.incarnation);
+        let clock = self.now.unix_ms << 8 | u64::from(self.config.node.raw());
+        let record = FlowRecord {
+            key: *key,
+            incarnation: clock.max(predecessor + 1),
+            class: Class {
+                origin: packet.dir,
+                sync: decision.sync,
+                zone_from,
+                zone_to,
+            },
+            life: Life::Alive,
+            progress,
+            verdict: Verdict {
+                generation: self.policy.value().generation,
+                rule: decision.rule_id,
+            },
+            mark: Mark::default(),
+            tcp,
+            nat: None,
+        };
+        let mut local = Local {
+            created_s: self.now.s(),
+            seen_s: self.now.s(),
+            hops: [NO_HOP; 2],
+            hops_epoch: self.hops.epoch(),
+            ..Local::default()
+        };
+        local.packets[packet.dir.index()] = 1;
+        local.bytes[packet.dir.index()] = u64::from(p.end - p.l3);
+        if let Some(id) = tombstone {
+            let entry = self.table.entry_mut(id);
+            entry.record = record;
+            entry.local = local;
+            return Some(id);
+        }
+        match self.table.insert(record, local) {
+            Ok(id) => Some(id),
+            Err(InsertError::Full) => None,
+            Err(InsertError::Present(_)) => unreachable!("the lookup did not find the key"),
+        }
+    }
+}

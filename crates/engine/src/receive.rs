@@ -1,0 +1,227 @@
+//! Tier 1: what a frame is, and whether it is this worker's.
+
+use arrayvec::ArrayVec;
+use flowtable::FlowId;
+use state::{Dir, FlowKey, Slot, worker_of};
+use wire::{Fragment, Mac, Net, Parsed, icmpv4, icmpv6, ip};
+
+use crate::counters::Counter;
+use crate::port::{BURST_MAX, Burst, PacketBuf, Port};
+use crate::worker::{Cross, Worker};
+
+/// A packet that belongs to a flow, or would.
+#[derive(Debug)]
+pub(crate) struct Packet<B> {
+    pub(crate) buf: B,
+    pub(crate) p: Parsed,
+    pub(crate) interface: u8,
+    pub(crate) dir: Dir,
+    /// An ICMP error about the flow instead of a packet of it; `dir` is then that of the packet
+    /// which the error quotes.
+    pub(crate) about: bool,
+}
+
+/// What is left of a frame after tier 1.
+enum Sorted<B> {
+    /// Done with: dropped, answered, or handed over.
+    Gone,
+    /// Of a flow.
+    Flow(FlowKey, Packet<B>),
+}
+
+impl<P: Port> Worker<P> {
+    /// Takes a burst that arrived on a port, or that another worker handed over.
+    pub(crate) fn receive(&mut self, port: usize, burst: Burst<P::Buf>, crossed: bool) {
+        let mut keys = ArrayVec::<FlowKey, BURST_MAX>::new();
+        let mut packets = ArrayVec::<Packet<P::Buf>, BURST_MAX>::new();
+        for buf in burst {
+            if !crossed {
+                self.counters.count(Counter::RxPackets);
+                self.counters.add(Counter::RxBytes, buf.data().len() as u64);
+            }
+            match self.sort(port, buf, crossed) {
+                Sorted::Gone => {}
+                Sorted::Flow(key, packet) => {
+                    keys.push(key);
+                    packets.push(packet);
+                }
+            }
+        }
+        let mut ids = [None; BURST_MAX];
+        self.table.lookup_burst(&keys, &mut ids);
+        for ((packet, key), id) in packets.into_iter().zip(&keys).zip(ids) {
+            self.handle(key, packet, id);
+        }
+    }
+
+    fn handle(&mut self, key: &FlowKey, packet: Packet<P::Buf>, id: Option<FlowId>) {
+        // An earlier packet of the burst may have opened the flow, ended it, or given its place to another.
+        let id = match id {
+            Some(id) if self.table.entry(id).record.key == *key => self
+                .table
+                .at(id.index())
+                .filter(|found| self.table.entry(*found).record.key == *key),
+            _ => self.table.lookup(key),
+        };
+        let known = id.filter(|id| self.table.entry(*id).is_alive());
+        match (packet.about, known) {
+            (true, Some(id)) => self.forward_error(packet, id),
+            (true, None) => self.counters.count(Counter::DropIcmpUnrelated),
+            (false, Some(id)) => self.forward_known(packet, id),
+            (false, None) => self.open(key, packet, id),
+        }
+    }
+
+    fn drop_for(&mut self, reason: Counter) -> Sorted<P::Buf> {
+        self.counters.count(reason);
+        Sorted::Gone
+    }
+
+    fn sort(&mut self, port: usize, buf: P::Buf, crossed: bool) -> Sorted<P::Buf> {
+        let p = match wire::parse(buf.data()) {
+            Ok(p) => p,
+            Err(reason) => {
+                self.counters.malformed(reason);
+                return Sorted::Gone;
+            }
+        };
+        let Some(interface) = self.interface(port, p.vlan) else {
+            return self.drop_for(Counter::DropVlan);
+        };
+        let mac = self.ports[port].mac;
+        let to_us = p.eth_dst == mac || Some(p.eth_dst) == self.config.cluster_mac;
+        if !to_us && !p.eth_dst.is_multicast() {
+            return self.drop_for(Counter::DropEthernetAddress);
+        }
+        match p.net {
+            Net::Arp => {
+                self.take_arp(interface, &buf, &p);
+                return Sorted::Gone;
+            }
+            Net::Other(_) => return self.drop_for(Counter::DropEtherType),
+            Net::V4 | Net::V6 => {}
+        }
+        if p.proto == ip::ICMPV6
+            && (icmpv6::ROUTER_SOLICITATION..=icmpv6::REDIRECT).contains(&p.icmp.kind)
+        {
+            self.take_ndp(interface, &buf, &p);
+            return Sorted::Gone;
+        }
+        // Frames to groups other than the cluster's are not for routing, whatever is inside.
+        if !to_us || is_group(&p) {
+            return self.drop_for(Counter::DropMulticast);
+        }
+        if p.fragment != Fragment::None {
+            return self.drop_for(Counter::DropFragment);
+        }
+        let Some((key, dir, about)) = flow_key(&p) else {
+            return self.drop_for(Counter::DropIcmpUntracked);
+        };
+        let slot = match buf.rss_hash() {
+            Some(hash) if matches!(p.proto, ip::TCP | ip::UDP) => Slot::of_hash(hash),
+            _ => state::slot_of(&key),
+        };
+        let local = self.is_own_address(&p.dst);
+        if !self.ownership.owned.contains(slot) {
+            return self.drop_for(Counter::DropNotOwner);
+        }
+        if !self.view_is_valid() {
+            return self.drop_for(Counter::DropStaleView);
+        }
+        if !crossed {
+            let owner = worker_of(slot, self.config.workers);
+            if owner != self.config.worker {
+                return self.cross(owner, port, buf);
+            }
+        }
+        if self.config.verify_checksums && !wire::verify_l4(buf.data(), &p) {
+            return self.drop_for(Counter::DropChecksum);
+        }
+        if local {
+            self.take_local(interface, buf, &p);
+            return Sorted::Gone;
+        }
+        Sorted::Flow(
+            key,
+            Packet {
+                buf,
+                p,
+                interface,
+                dir,
+                about,
+            },
+        )
+    }
+
+    fn cross(&mut self, worker: usize, port: usize, buf: P::Buf) -> Sorted<P::Buf> {
+        let ring = self.links.cross_to.get_mut(worker).and_then(Option::as_mut);
+        match ring.map(|ring| ring.push(Cross::Packet(port, buf))) {
+            Some(Ok(())) => self.counters.count(Counter::Crossed),
+            _ => self.counters.count(Counter::DropCrossFull),
+        }
+        Sorted::Gone
+    }
+
+    /// The interface of frames that arrive on `port` with this VLAN identifier.
+    #[inline]
+    fn interface(&self, port: usize, vlan: Option<u16>) -> Option<u8> {
+        let found = self
+            .config
+            .interfaces
+            .iter()
+            .position(|i| i.port == port && i.vlan == vlan);
+        found.map(|i| i as u8)
+    }
+
+    /// Whether an address is one of the gateway's.
+    #[inline]
+    pub(crate) fn is_own_address(&self, address: &wire::Addr) -> bool {
+        self.own_addresses.contains(address)
+    }
+
+    /// What neighbours are to learn as the gateway's Ethernet address.
+    pub(crate) fn advertised(&self, port: usize) -> Mac {
+        self.config.cluster_mac.unwrap_or(self.ports[port].mac)
+    }
+}
+
+/// Whether the destination is a group or everybody.
+#[inline]
+fn is_group(p: &Parsed) -> bool {
+    match p.net {
+        Net::V6 => p.dst[0] == 0xff,
+        _ => p.dst[12] >= 224,
+    }
+}
+
+/// The flow that a packet belongs to: its key, the packet's direction, and whether it is an ICMP
+/// error about the flow, whose direction is then that of the quoted packet. `None` for ICMP that
+/// is no flow's.
+#[inline]
+pub(crate) fn flow_key(p: &Parsed) -> Option<(FlowKey, Dir, bool)> {
+    let (sport, dport) = match p.proto {
+        ip::TCP | ip::UDP => (p.sport, p.dport),
+        ip::ICMP | ip::ICMPV6 => {
+            if let Some(inner) = &p.inner {
+                let (sport, dport) = match inner.proto {
+                    ip::ICMP | ip::ICMPV6 => (inner.icmp.id, inner.icmp.id),
+                    ip::TCP | ip::UDP => (inner.sport, inner.dport),
+                    _ => (0, 0),
+                };
+                let (key, dir) = FlowKey::new(inner.src, inner.dst, sport, dport, inner.proto);
+                return (!inner.later_fragment).then_some((key, dir, true));
+            }
+            let echo = match p.proto {
+                ip::ICMP => [icmpv4::ECHO_REQUEST, icmpv4::ECHO_REPLY],
+                _ => [icmpv6::ECHO_REQUEST, icmpv6::ECHO_REPLY],
+            };
+            if !echo.contains(&p.icmp.kind) {
+                return None;
+            }
+            (p.icmp.id, p.icmp.id)
+        }
+        _ => (0, 0),
+    };
+    let (key, dir) = FlowKey::new(p.src, p.dst, sport, dport, p.proto);
+    Some((key, dir, false))
+}

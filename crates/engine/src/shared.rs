@@ -1,0 +1,155 @@
+//! What a worker shares with the rest of its node: snapshots swapped whole, and a few words that
+//! one side writes and the other reads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crossbeam::utils::CachePadded;
+use membership::View;
+use parking_lot::Mutex;
+use policy::{Classifier, RuleSet};
+
+use crate::counters::CounterBlock;
+
+/// A value that is replaced as a whole. Readers look at a version number, and take the lock only
+/// when it has changed.
+#[derive(Debug)]
+pub struct Snapshot<T> {
+    version: AtomicU64,
+    value: Mutex<Arc<T>>,
+}
+
+impl<T> Snapshot<T> {
+    /// With a first value.
+    pub fn new(value: T) -> Self {
+        Self {
+            version: AtomicU64::new(1),
+            value: Mutex::new(Arc::new(value)),
+        }
+    }
+
+    /// Replaces the value.
+    pub fn publish(&self, value: Arc<T>) {
+        *self.value.lock() = value;
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// The value as it is now.
+    pub fn load(&self) -> Arc<T> {
+        self.value.lock().clone()
+    }
+
+    /// A reader that has the value as it is now.
+    pub fn reader(self: &Arc<Self>) -> SnapshotReader<T> {
+        let version = self.version.load(Ordering::Acquire);
+        SnapshotReader {
+            cell: self.clone(),
+            version,
+            value: self.load(),
+        }
+    }
+}
+
+/// One reader's copy of a [`Snapshot`].
+#[derive(Debug)]
+pub struct SnapshotReader<T> {
+    cell: Arc<Snapshot<T>>,
+    version: u64,
+    value: Arc<T>,
+}
+
+impl<T> SnapshotReader<T> {
+    /// Takes the current value if it is another one; tells whether it is.
+    #[inline]
+    pub fn refresh(&mut self) -> bool {
+        let version = self.cell.version.load(Ordering::Acquire);
+        if version == self.version {
+            return false;
+        }
+        self.version = version;
+        self.value = self.cell.load();
+        true
+    }
+
+    /// The value.
+    #[inline]
+    pub fn value(&self) -> &Arc<T> {
+        &self.value
+    }
+}
+
+/// A rule set, ready for packets.
+#[derive(Debug)]
+pub struct Policy {
+    /// Its generation; flows decided by another one are decided again.
+    pub generation: u32,
+    /// The compiled rules.
+    pub classifier: Classifier,
+}
+
+impl Policy {
+    /// Compiles a rule set.
+    pub fn new(rules: &RuleSet) -> Self {
+        Self {
+            generation: rules.generation,
+            classifier: Classifier::compile(rules),
+        }
+    }
+}
+
+/// What all workers of a node share.
+#[derive(Debug)]
+pub struct NodeShared {
+    /// The view.
+    pub view: Arc<Snapshot<View>>,
+    /// The rules.
+    pub policy: Arc<Snapshot<Policy>>,
+    /// Until when, in microseconds of the workers' clock, the view may be acted on; written by the
+    /// membership core. A process that was paused wakes up with an old view and must not forward by it.
+    pub view_valid_until_us: CachePadded<AtomicU64>,
+}
+
+impl NodeShared {
+    /// With a first view and rule set; the view may be acted on for ever until somebody limits it.
+    pub fn new(view: View, policy: Policy) -> Self {
+        Self {
+            view: Arc::new(Snapshot::new(view)),
+            policy: Arc::new(Snapshot::new(policy)),
+            view_valid_until_us: CachePadded::new(AtomicU64::new(u64::MAX)),
+        }
+    }
+}
+
+/// What one worker shares with the sync and membership cores and with the control socket.
+#[derive(Debug, Default)]
+pub struct WorkerShared {
+    /// The greatest log number that the current targets have acknowledged; written by the sync core.
+    pub acked_lsn: CachePadded<AtomicU64>,
+    /// What the worker tells, all written by it alone.
+    pub told: CachePadded<Told>,
+    /// The worker's counters.
+    pub counters: CounterBlock,
+}
+
+/// What a worker tells of itself.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// The worker's clock in microseconds at its last housekeeping: shows that it runs.
+    pub alive_us: AtomicU64,
+    /// Flows and copies in its shard, tombstones aside.
+    pub flows_live: AtomicU64,
+    /// Flows of slots that this node owns, as of the last complete sweep.
+    pub flows_owned: AtomicU64,
+    /// Packets held now.
+    pub held: AtomicU64,
+    /// The epoch of the last view in which this node became owner of further slots.
+    pub takeover_epoch: AtomicU64,
+    /// When that view was taken up, in microseconds.
+    pub takeover_us: AtomicU64,
+    /// When the first packet of a flow adopted then was forwarded, in microseconds; 0 for not yet.
+    pub first_forward_us: AtomicU64,
+    /// Whether records wait to be sent again because the change ring was full.
+    pub deferred: AtomicBool,
+    /// Time spent on packets and messages since start, in microseconds.
+    pub busy_us: AtomicU64,
+}

@@ -1,0 +1,226 @@
+//! Following a TCP connection by its segments.
+//!
+//! The window checks are those of G. van Rooij, Real Stateful TCP Packet Filtering in IP Filter
+//! (2001), section 4; resets are treated after RFC 5961, section 3: one that is in the window but
+//! not exactly at the expected sequence number passes and ends nothing here.
+
+use state::{Class, Dir, FlowRecord, Progress, TcpPhase, TcpSide, unwrap_seq};
+use wire::tcp::{ACK, FIN, RST, SYN};
+
+/// How far behind the end of what was sent an acknowledgement may lie, at least.
+const ACK_WINDOW: u64 = 66_000;
+
+/// Where extended sequence numbers start, so that earlier ones are still positive.
+const SEQ_BASE: u64 = 1 << 32;
+
+/// What a segment means for its flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    /// It passes; the record is updated.
+    Pass,
+    /// It passes and changes nothing: the endpoint decides.
+    PassUntracked,
+    /// It lies outside of the windows.
+    OutOfWindow,
+    /// The state does not allow it.
+    Invalid,
+    /// It opens a new connection with the same ports.
+    Reopen,
+}
+
+/// The sequence spaces after the first segment seen of a connection.
+pub(crate) fn open(seg: &wire::Tcp, dir: Dir) -> ([TcpSide; 2], Progress) {
+    let mut sides = [TcpSide::default(); 2];
+    let syn = seg.flags & SYN != 0;
+    let end = SEQ_BASE + u64::from(seg.seq) + u64::from(length(seg));
+    let scale = if syn {
+        seg.window_scale.map_or(0, scale_code)
+    } else {
+        SCALE_UNKNOWN
+    };
+    sides[dir.index()] = TcpSide {
+        end,
+        end_max: end,
+        window_max: u32::from(seg.window).max(1),
+        scale,
+    };
+    let progress = if syn {
+        Progress::seen(dir).union(Progress::syn(dir))
+    } else {
+        Progress::seen(dir).union(Progress::picked_up())
+    };
+    (sides, progress)
+}
+
+/// What a worker knows besides the record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Context {
+    /// Whether segments outside of the windows are refused.
+    pub(crate) strict: bool,
+    /// Whether the sender's window is that of an old copy and starts anew with this segment.
+    pub(crate) sender_behind: bool,
+    /// The same of the receiver.
+    pub(crate) receiver_behind: bool,
+}
+
+/// Checks a segment that goes in `dir` against the connection and notes what it tells.
+#[inline]
+pub(crate) fn track(
+    record: &mut FlowRecord,
+    dir: Dir,
+    seg: &wire::Tcp,
+    context: Context,
+) -> Outcome {
+    let Class { origin, .. } = record.class;
+    let phase = record.progress.tcp_phase();
+    let (syn, ack) = (seg.flags & SYN != 0, seg.flags & ACK != 0);
+    let (rst, fin) = (seg.flags & RST != 0, seg.flags & FIN != 0);
+    if syn && !ack {
+        match phase {
+            TcpPhase::TimeWait | TcpPhase::Reset => return Outcome::Reopen,
+            TcpPhase::SynSent if dir == origin => {
+                let expected = record.tcp[dir.index()].end as u32;
+                if seg.seq.wrapping_add(length(seg)) != expected {
+                    return Outcome::Reopen;
+                }
+            }
+            TcpPhase::SynSent | TcpPhase::SynReceived => {}
+            _ => return Outcome::PassUntracked,
+        }
+    }
+
+    let sender = record.tcp[dir.index()];
+    let receiver = record.tcp[dir.reverse().index()];
+    let sender_known = sender.end != 0;
+    let receiver_known = receiver.end != 0;
+    if !sender_known && rst {
+        // The answer to a SYN: it must acknowledge it (RFC 9293, 3.10.7.3).
+        let refused = ack && receiver_known && seg.ack == receiver.end as u32;
+        if !refused {
+            return Outcome::Invalid;
+        }
+        record.progress = record
+            .progress
+            .union(Progress::seen(dir))
+            .union(Progress::reset());
+        return Outcome::Pass;
+    }
+
+    let picked_up = record.progress.contains(Progress::picked_up());
+    if !receiver_known && !syn && !picked_up && !context.receiver_behind {
+        // Data or an acknowledgement before the other side has answered.
+        return Outcome::Invalid;
+    }
+
+    let near = if sender_known {
+        sender.end
+    } else {
+        SEQ_BASE + u64::from(seg.seq)
+    };
+    let seq = unwrap_seq(seg.seq, near);
+    let end = seq + u64::from(length(seg));
+    let acked = if ack && receiver_known {
+        unwrap_seq(seg.ack, receiver.end)
+    } else if ack {
+        SEQ_BASE + u64::from(seg.ack)
+    } else {
+        receiver.end
+    };
+
+    if context.strict {
+        let window = u64::from(receiver.window_max);
+        let sent_too_far = sender_known
+            && !context.sender_behind
+            && !context.receiver_behind
+            && seq > sender.end_max;
+        let long_gone = sender_known && end + window < sender.end;
+        let acks_unsent = receiver_known && !context.receiver_behind && acked > receiver.end;
+        let slack = ACK_WINDOW.max(u64::from(sender.window_max));
+        let acks_ancient =
+            receiver_known && !context.receiver_behind && acked + slack < receiver.end;
+        if sent_too_far || long_gone || acks_unsent || acks_ancient {
+            return Outcome::OutOfWindow;
+        }
+    }
+
+    let mut sender = sender;
+    let mut receiver = receiver;
+    if rst {
+        record.progress = record.progress.union(Progress::seen(dir));
+        if seq == sender.end && !context.sender_behind {
+            record.progress = record.progress.union(Progress::reset());
+        }
+        return Outcome::Pass;
+    }
+    if !sender_known {
+        sender.end = end;
+        sender.end_max = end;
+        sender.scale = if syn {
+            seg.window_scale.map_or(0, scale_code)
+        } else if record.progress.contains(Progress::syn(dir.reverse())) && receiver.scale == 0 {
+            0
+        } else {
+            SCALE_UNKNOWN
+        };
+    }
+    let shift = if syn || sender.scale == 0 || (receiver_known && receiver.scale == 0) {
+        0
+    } else {
+        u32::from(sender.scale - 1)
+    };
+    let window = u32::from(seg.window) << shift;
+    sender.end = sender.end.max(end);
+    sender.window_max = sender.window_max.max(window.max(1));
+    if context.sender_behind {
+        sender.end_max = sender.end_max.max(end);
+    }
+    let mut progress = record.progress.union(Progress::seen(dir));
+    if syn {
+        progress = progress.union(Progress::syn(dir));
+    }
+    if ack {
+        if receiver_known {
+            if context.receiver_behind {
+                receiver.end = receiver.end.max(acked);
+            }
+            receiver.end_max = receiver.end_max.max(acked + u64::from(window.max(1)));
+        }
+        // Whoever acknowledges without SYN has sent its SYN before, and has got the other's.
+        if !syn {
+            progress = progress.union(Progress::syn(dir));
+        }
+        progress = progress.union(Progress::syn_acked(dir.reverse()));
+        if progress.contains(Progress::fin(dir.reverse())) && acked == receiver.end {
+            progress = progress.union(Progress::fin_acked(dir.reverse()));
+        }
+    }
+    if fin {
+        progress = progress.union(Progress::fin(dir));
+    }
+    record.progress = progress;
+    record.tcp[dir.index()] = sender;
+    record.tcp[dir.reverse().index()] = receiver;
+    Outcome::Pass
+}
+
+/// Whether an ICMP error that quotes sequence number `seq` of a segment sent in `dir` can be about
+/// a segment that was sent: blind ones hardly can (RFC 5927, section 4.1).
+pub(crate) fn quotes_sent(record: &FlowRecord, dir: Dir, seq: u32) -> bool {
+    let side = record.tcp[dir.index()];
+    let seq = unwrap_seq(seq, side.end);
+    let window = u64::from(record.tcp[dir.reverse().index()].window_max).max(ACK_WINDOW);
+    side.end != 0 && seq <= side.end && seq + window >= side.end
+}
+
+/// The scale of a side whose SYN was not seen: the greatest, so that nothing valid is refused.
+const SCALE_UNKNOWN: u8 = 15;
+
+/// RFC 7323, section 2.3: a shift above 14 counts as 14.
+fn scale_code(shift: u8) -> u8 {
+    shift.min(14) + 1
+}
+
+/// The sequence numbers that a segment takes.
+fn length(seg: &wire::Tcp) -> u32 {
+    seg.payload_len + u32::from(seg.flags & SYN != 0) + u32::from(seg.flags & FIN != 0)
+}
