@@ -132,7 +132,7 @@ pub fn set_dst(
 }
 
 /// Sets the source address and port of the packet that an ICMP error quotes, its checksums as
-/// far as they are quoted, and the checksum of the error. The addresses of the packet around it
+/// far as they are quoted whole, and the checksum of the error. The addresses of the packet around it
 /// are changed by [`set_src`] and [`set_dst`].
 ///
 /// # Errors

@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{addresses, frame, mac, mutated};
+use std::net::IpAddr;
+
+use common::{frame, mac, mutated, v6};
 use proptest::prelude::*;
 use wire::checksum::Sum;
 use wire::{
@@ -272,11 +274,10 @@ proptest! {
 
     #[test]
     fn neighbours_both_ways(
-        target in any::<[u8; 16]>(), mac in prop::option::of(mac()), flags in any::<[bool; 3]>(),
-        advertisement in any::<bool>(), ((src, dst), _) in (addresses(), 0..1),
+        target in v6(), mac in prop::option::of(mac()), flags in any::<[bool; 3]>(),
+        advertisement in any::<bool>(), src in v6(), dst in v6(),
     ) {
-        prop_assume!(target[0] != 0xff && src.is_ipv6());
-        let target = target.into();
+        let IpAddr::V6(target) = target else { unreachable!("v6() gives IPv6") };
         let [router, solicited, overrides] = flags;
         let repr = match advertisement {
             true => ndp::Repr::Advertisement { target, router, solicited, overrides, target_mac: mac },

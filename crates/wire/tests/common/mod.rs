@@ -6,17 +6,25 @@ use std::net::{IpAddr, SocketAddr};
 use proptest::prelude::*;
 use wire::{Mac, build, ip, tcp};
 
+type Ends = (IpAddr, IpAddr);
+
 /// Source and destination of one family, both of one host.
-pub(crate) fn addresses() -> impl Strategy<Value = (IpAddr, IpAddr)> {
-    let v4 = || (1u8..127, any::<[u8; 3]>()).prop_map(|(a, [b, c, d])| IpAddr::from([a, b, c, d]));
-    let v6 = || {
-        (0x20u8..0x40, any::<[u8; 15]>()).prop_map(|(first, rest)| {
-            let mut octets = [first; 16];
-            octets[1..].copy_from_slice(&rest);
-            IpAddr::from(octets)
-        })
-    };
+pub(crate) fn addresses() -> impl Strategy<Value = Ends> {
     prop_oneof![(v4(), v4()), (v6(), v6())]
+}
+
+/// An IPv4 address of one host.
+pub(crate) fn v4() -> impl Strategy<Value = IpAddr> {
+    (1u8..127, any::<[u8; 3]>()).prop_map(|(a, [b, c, d])| IpAddr::from([a, b, c, d]))
+}
+
+/// An IPv6 address of one host.
+pub(crate) fn v6() -> impl Strategy<Value = IpAddr> {
+    (0x20u8..0x40, any::<[u8; 15]>()).prop_map(|(first, rest)| {
+        let mut octets = [first; 16];
+        octets[1..].copy_from_slice(&rest);
+        IpAddr::from(octets)
+    })
 }
 
 /// Any Ethernet address.
@@ -34,23 +42,24 @@ fn data() -> impl Strategy<Value = Vec<u8>> {
 
 /// A TCP, UDP or echo frame without fragmentation.
 pub(crate) fn whole() -> impl Strategy<Value = Vec<u8>> {
-    let make = |((src, dst), (sport, dport), which, flags, numbers, data): (
-        (IpAddr, IpAddr),
+    let make = |(ends, ports, which, flags, numbers, data): (
+        Ends,
         (u16, u16),
         u8,
         u8,
-        (u32, u32),
+        [u32; 2],
         Vec<u8>,
     )| {
+        let ((src, dst), (sport, dport)) = (ends, ports);
         let (s, d) = (SocketAddr::new(src, sport), SocketAddr::new(dst, dport));
         match which {
-            0 => build::tcp(s, d, flags, numbers.0, numbers.1, &data),
+            0 => build::tcp(s, d, flags, numbers[0], numbers[1], &data),
             1 => {
                 let options = tcp::Options {
                     mss: Some(sport),
                     window_scale: Some(9),
                     sack_permitted: true,
-                    timestamps: Some(numbers),
+                    timestamps: Some(numbers.into()),
                 };
                 let repr = tcp::Repr {
                     flags: tcp::SYN,
@@ -68,7 +77,7 @@ pub(crate) fn whole() -> impl Strategy<Value = Vec<u8>> {
         any::<(u16, u16)>(),
         0u8..4,
         flags(),
-        any::<(u32, u32)>(),
+        any::<[u32; 2]>(),
         data(),
     )
         .prop_map(make)
