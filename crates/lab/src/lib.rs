@@ -11,11 +11,15 @@
 //!   look like at the far end.
 //! * [`demo`]: the scenario: load, kill the owner of a running download, restart it, report.
 
+pub mod echo;
 pub mod error;
 pub mod namespace;
+pub mod probe;
 pub mod process;
 pub mod program;
+pub mod sink;
 pub mod state;
+pub mod tool;
 pub mod topology;
 pub mod wait;
 

@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+mod tools_cli;
+
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
@@ -59,6 +61,8 @@ enum Action {
         #[command(flatten)]
         id: Id,
     },
+    #[command(flatten)]
+    Tool(tools_cli::Tool),
 }
 
 fn main() -> ExitCode {
@@ -95,6 +99,7 @@ fn run(action: Action) -> Result<ExitCode> {
                 println!("{}", space.name());
             }
         }
+        Action::Tool(tool) => tools_cli::run(tool)?,
     }
     Ok(ExitCode::SUCCESS)
 }
