@@ -85,15 +85,15 @@ load_config() {
 	idle=$(jq -r '.summary.idle // "spin"' <<<"$json")
 	mapfile -t pci < <(jq -r '.summary.pci // [] | .[]' <<<"$json")
 	mapfile -t workers < <(jq -r '.summary.worker_cpus // [] | .[]' <<<"$json")
-	mapfile -t pinned < <(
-		jq -r '.summary | (.worker_cpus // []) + [.sync_cpu, .membership_cpu] | .[] | select(. != null)' <<<"$json" |
-			sort -n
+	mapfile -t assigned < <(
+		jq -r '.summary | (.worker_cpus // []) + [.sync_cpu, .membership_cpu] | .[] | select(. != null)' <<<"$json"
 	)
+	mapfile -t pinned < <(printf '%s\n' "${assigned[@]}" | sort -nu)
 	((${#workers[@]})) || die "$config names no worker CPUs"
 	# Printed and written to files: nothing but what is meant.
 	[[ $memory_mb =~ ^[0-9]+$ ]] || die "memory_mb is '$memory_mb', not a number"
 	local value
-	for value in "${pinned[@]}"; do
+	for value in "${assigned[@]}"; do
 		[[ $value =~ ^[0-9]+$ ]] || die "'$value' is not the number of a CPU"
 	done
 	for value in "${pci[@]}"; do
@@ -255,12 +255,13 @@ check_cpus() {
 		fail "CPU $(join "${absent[@]}") not online; there are: $(content /sys/devices/system/cpu/online)"
 		return
 	fi
-	twice=$(printf '%s\n' "${pinned[@]}" | uniq -d | paste -sd,)
+	twice=$(printf '%s\n' "${assigned[@]}" | sort -n | uniq -d | paste -sd,)
 	if [[ -n $twice && $idle == spin ]]; then
 		fail "CPU $twice is given to two parts that both spin: give each its own, or idle = \"sleep\""
 	elif [[ -n $twice ]]; then
 		warn "CPU $twice is given to two parts: each delays the other"
-	elif [[ -z $(other_cpus) ]]; then
+	fi
+	if [[ -z $(other_cpus) ]]; then
 		warn "no CPU is left for the system and for interrupts: leave one out"
 	else
 		ok "CPUs: workers $(join "${workers[@]}"), all pinned $(join "${pinned[@]}"), others $(other_cpus | paste -sd,)"
@@ -291,7 +292,7 @@ check_isolation() {
 		contains "$cpu" "${isolated[@]}" || shared+=("$cpu")
 		contains "$cpu" "${quiet[@]}" || ticking+=("$cpu")
 	done
-	list=$(printf '%s\n' "${pinned[@]}" | uniq | paste -sd,)
+	list=$(join "${pinned[@]}")
 	if ((${#shared[@]})); then
 		warn "CPU $(join "${shared[@]}") not isolated: kernel command line isolcpus=managed_irq,domain,$list"
 	else
