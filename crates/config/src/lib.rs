@@ -1,1 +1,31 @@
-//! Ravelin: config.
+//! The configuration of one node: TOML in, checked values out.
+//!
+//! [`Config::load`] reads a file, [`Config::parse`] a text. What comes out is valid: names are
+//! resolved to identities, durations to numbers, paths to absolute or given folders, and nobody
+//! needs to look at text again. What is wrong is said with file, line, column and remedy, as many
+//! mistakes at once as can be told apart ([`ConfigError`]); what is doubtful is a [`Warning`].
+//!
+//! What a key means is in `docs/configuration.md`; [`KEYS`] lists all that the parser knows.
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod cores;
+mod eal;
+mod error;
+mod keys;
+mod network;
+mod parse;
+mod reader;
+mod rules;
+mod summary;
+mod timers;
+mod types;
+mod value;
+
+pub use error::{ConfigError, Doubt, Fault, Position, Problem, Warning};
+pub use keys::KEYS;
+pub use summary::Summary;
+pub use types::{
+    Alone, AtDeadline, Cluster, Config, Control, Cores, Device, Distribution, Eal, Flows, HoldAcks,
+    Idle, Interface, Iova, Member, Pki, Route, Tcp, Timeouts, Worker,
+};

@@ -1,0 +1,117 @@
+//! Every key that the parser knows, by section.
+
+/// The keys of each section, as `docs/configuration.md` describes them. A section in double
+/// brackets may be there several times.
+pub const KEYS: &[(&str, &[&str])] = &[
+    ("", TOP),
+    ("[node]", NODE),
+    ("[cluster]", CLUSTER),
+    ("[[cluster.member]]", MEMBER),
+    ("[pki]", PKI),
+    ("[eal]", EAL),
+    ("[cores]", CORES),
+    ("cores.worker", WORKER),
+    ("[control]", CONTROL),
+    ("[flows]", FLOWS),
+    ("[timeouts]", TIMEOUTS),
+    ("[tcp]", TCP),
+    ("[[interface]]", INTERFACE),
+    ("[[route]]", ROUTE),
+    ("[[rule]]", RULE),
+    ("[sync]", SYNC),
+    ("sync", DELAYED),
+];
+
+pub(crate) const TOP: &[&str] = &[
+    "node",
+    "cluster",
+    "pki",
+    "eal",
+    "cores",
+    "control",
+    "flows",
+    "timeouts",
+    "tcp",
+    "interface",
+    "route",
+    "rule",
+    "sync",
+];
+pub(crate) const NODE: &[&str] = &["name"];
+pub(crate) const CLUSTER: &[&str] = &[
+    "name",
+    "distribution",
+    "mac",
+    "backups",
+    "heartbeat",
+    "dead_after",
+    "join_wait",
+    "hold_deadline",
+    "hold_at_deadline",
+    "hold_acks",
+    "alone",
+    "resync_rate",
+    "member",
+];
+pub(crate) const MEMBER: &[&str] = &["name", "id", "sync", "membership", "weight", "backups"];
+pub(crate) const PKI: &[&str] = &["ca", "cert", "key"];
+pub(crate) const EAL: &[&str] = &[
+    "hugepages",
+    "memory_mb",
+    "file_prefix",
+    "iova",
+    "extra",
+    "mbufs",
+];
+pub(crate) const CORES: &[&str] = &[
+    "worker",
+    "sync",
+    "membership",
+    "idle",
+    "idle_sleep",
+    "burst",
+    "rx_descriptors",
+    "tx_descriptors",
+    "shared",
+];
+pub(crate) const WORKER: &[&str] = &[
+    "cpu",
+    "idle",
+    "idle_sleep",
+    "burst",
+    "rx_descriptors",
+    "tx_descriptors",
+];
+pub(crate) const CONTROL: &[&str] = &["socket", "mode", "group"];
+pub(crate) const FLOWS: &[&str] = &["capacity", "tombstone", "refresh", "verify_checksums"];
+pub(crate) const TIMEOUTS: &[&str] = &[
+    "tcp_syn_sent",
+    "tcp_syn_received",
+    "tcp_established",
+    "tcp_fin_wait",
+    "tcp_closing",
+    "tcp_time_wait",
+    "tcp_reset",
+    "udp_new",
+    "udp_stream",
+    "icmp",
+    "other_new",
+    "other_stream",
+];
+pub(crate) const TCP: &[&str] = &["strict", "pickup"];
+pub(crate) const INTERFACE: &[&str] =
+    &["name", "device", "zone", "mtu", "vlan", "ping", "addresses"];
+pub(crate) const ROUTE: &[&str] = &["to", "via"];
+pub(crate) const RULE: &[&str] = &[
+    "name",
+    "from",
+    "to",
+    "source",
+    "destination",
+    "service",
+    "action",
+    "log",
+    "sync",
+];
+pub(crate) const SYNC: &[&str] = &["tcp", "udp", "icmp", "other"];
+pub(crate) const DELAYED: &[&str] = &["delayed"];
