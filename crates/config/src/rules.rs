@@ -20,7 +20,7 @@ pub(crate) fn rules(top: &Section<'_>, zones: Zones) -> Option<RuleSet> {
         top.reader.warn(top.at, "rule", Doubt::NoRules);
     }
     let rules: Vec<Rule> = sections
-        .iter_mut()
+        .iter()
         .map(|section| rule(section, &zones))
         .collect();
     let defaults = defaults(top);
