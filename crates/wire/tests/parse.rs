@@ -370,6 +370,10 @@ fn what_hosts_send_passes() {
         ("unspecified source", v6_with(&v6_address(22, "::"))),
         ("group destination", v6_with(&v6_address(38, "ff02::1"))),
         ("8 extensions", extensions(&[60; 8], &pad)),
+        (
+            "the last fragment that fits",
+            extensions(&[44], &[0xff, 0xd8, 0, 0, 0, 1]),
+        ),
         ("routing type 2", extensions(&[43], &[2, 1, 0, 0, 0, 0])),
     ] {
         assert!(parse(&frame).is_ok(), "{name}: {:?}", parse(&frame));
@@ -384,6 +388,9 @@ fn every_reason_has_a_frame() {
     let echo6 = build::icmp_echo(ip("2001:db8::1"), ip("2001:db8::2"), true, 1, 1, b"");
     let error4 = build::icmp_unreachable(ip("192.0.2.2"), &echo4, 28);
     let error6 = build::icmp_unreachable(ip("2001:db8::2"), &echo6, 48);
+    // A header of 16 octets, of which 8 are quoted, before a protocol that is not looked into.
+    let esp = build::packet(ip("2001:db8::1"), ip("2001:db8::2"), ip::ESP, &[0; 16]);
+    let extended_esp = build::with_extension(esp, 60, &[1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     let vlan = |id| build::with_vlan(v4_with(&[]), id);
     let mut provider = vlan(5);
     provider[12..14].copy_from_slice(&[0x88, 0xa8]);
@@ -471,6 +478,15 @@ fn every_reason_has_a_frame() {
             FragmentOverflow,
             extensions(&[44], &[0xff, 0xf8, 0, 0, 0, 1]),
         ),
+        // What precedes the fragment header counts in the reassembled packet.
+        (
+            FragmentOverflow,
+            build::with_extension(
+                extensions(&[44], &[0xff, 0xd8, 0, 0, 0, 1]),
+                60,
+                &[1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            ),
+        ),
         (FragmentTiny, v4_with(&[(20, 0), (21, 1)])),
         (FragmentTiny, v4_with(&[(20, 0), (21, 2)])),
         (FragmentTiny, v4_with(&[(17, 36), (20, 0x20)])),
@@ -496,6 +512,10 @@ fn every_reason_has_a_frame() {
         (IcmpFamily, v6_with(&[(20, 1)])),
         (IcmpFamily, edited(&error4, &[(51, 58)])),
         (IcmpInnerTruncated, edited(&error4, &[(17, 55)])),
+        (
+            IcmpInnerTruncated,
+            build::icmp_unreachable(ip("2001:db8::2"), &extended_esp, 48),
+        ),
         (IcmpInnerHeader, edited(&error4, &[(42, 0x65)])),
         (IcmpInnerHeader, edited(&error4, &[(42, 0x44)])),
         (IcmpInnerHeader, edited(&error6, &[(62, 0x45)])),

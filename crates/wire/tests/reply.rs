@@ -161,8 +161,41 @@ fn neighbour_messages_that_routers_forwarded_or_made_up() {
         bad[index] = value;
         assert_eq!(read(&bad), Err(Malformed::NdpFormat), "octet {index}");
     }
-    let from_nowhere = build::neighbor(addr("::"), target.into(), &question);
-    assert_eq!(read(&from_nowhere), Err(Malformed::NdpFormat));
+    let nowhere = addr("::");
+    let group = addr("ff02::1:ff00:5");
+    let anonymous = ndp::Repr::Solicitation {
+        target,
+        source_mac: None,
+    };
+    let of_group = ndp::Repr::Solicitation {
+        target: "ff02::1".parse().unwrap(),
+        source_mac: Some(NODE),
+    };
+    let answer_to_all = ndp::Repr::Advertisement {
+        target,
+        router: false,
+        solicited: true,
+        overrides: false,
+        target_mac: Some(NODE),
+    };
+    assert_eq!(
+        read(&build::neighbor(nowhere, group, &anonymous)),
+        Ok(Some(anonymous))
+    );
+    for (name, src, dst, repr) in [
+        ("from nowhere with an address", nowhere, group, question),
+        ("from nowhere to a host", nowhere, target.into(), anonymous),
+        ("about a group", addr("2001:db8::9"), group, of_group),
+        (
+            "an answer to all",
+            target.into(),
+            addr("ff02::1"),
+            answer_to_all,
+        ),
+    ] {
+        let frame = build::neighbor(src, dst, &repr);
+        assert_eq!(read(&frame), Err(Malformed::NdpFormat), "{name}");
+    }
     let echo = build::icmp_echo(addr("2001:db8::9"), target.into(), true, 1, 1, b"");
     assert_eq!(read(&echo), Ok(None));
 }
@@ -351,7 +384,11 @@ fn echo_in_place() {
     for (a, b) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
         let request = build::icmp_echo(addr(a), addr(b), true, 77, 3, b"odd");
         let mut frame = build::with_vlan(request, 12);
-        let p = parse(&frame).unwrap();
+        let mut p = parse(&frame).unwrap();
+        for _ in 0..5 {
+            wire::rewrite::decrement_ttl(&mut frame, &p).unwrap();
+        }
+        p.ttl -= 5; // the reply starts with a TTL of its own
         reply::echo_reply(&mut frame, &p, NODE).unwrap();
         let want = build::with_vlan(build::icmp_echo(addr(b), addr(a), false, 77, 3, b"odd"), 12);
         assert_eq!(frame, build::with_macs(want, build::SRC_MAC, NODE));
