@@ -21,11 +21,11 @@ pub(crate) fn interfaces(top: &Section<'_>, cluster: Option<&Cluster>) -> (Vec<I
         let name = section
             .required("name", "name = \"inside\" in each [[interface]]")
             .and_then(|field| Some((field.name()?, field)));
-        if let Some((name, field)) = &name {
-            if interfaces.iter().any(|other| other.name == *name) {
-                let (value, other) = ((*name).to_owned(), "another interface".to_owned());
-                field.fail(Fault::Duplicate { value, other });
-            }
+        if let Some((name, field)) = &name
+            && interfaces.iter().any(|other| other.name == *name)
+        {
+            let (value, other) = ((*name).to_owned(), "another interface".to_owned());
+            field.fail(Fault::Duplicate { value, other });
         }
         let device = device(&section, &interfaces);
         let zone = zone(&section, &mut zones);

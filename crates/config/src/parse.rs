@@ -38,7 +38,11 @@ impl Config {
         let (root, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let at = error.span().map_or(0, |span| span.start);
-            reader.fail(at, "", syntax(error.message(), &text[at..]));
+            reader.fail(
+                at,
+                "",
+                syntax(error.message(), text.get(at..).unwrap_or_default()),
+            );
         }
         // What is not TOML was recovered from by guessing: its meaning is not worth a complaint.
         let config = if errors.is_empty() {

@@ -162,14 +162,21 @@ fn defaults(top: &Section<'_>) -> SyncDefaults {
     }
 }
 
+const SYNC_FORMS: &str = "\"ack\", \"async\", \"none\" or { delayed = \"2s\" }";
+
 /// `"ack"`, `"async"`, `"none"` or `{ delayed = "2s" }`.
 fn sync_policy(field: &Field<'_>) -> Option<SyncPolicy> {
     match field.value {
-        DeValue::String(_) => field.choice(&[
-            ("ack", SyncPolicy::Ack),
-            ("async", SyncPolicy::Async),
-            ("none", SyncPolicy::None),
-        ]),
+        DeValue::String(text) => match text.as_ref() {
+            "ack" => Some(SyncPolicy::Ack),
+            "async" => Some(SyncPolicy::Async),
+            "none" => Some(SyncPolicy::None),
+            _ => {
+                let (value, choices) = (text.to_string(), SYNC_FORMS.to_owned());
+                field.fail(Fault::Choice { value, choices });
+                None
+            }
+        },
         DeValue::Table(_) => {
             let section = field.section(DELAYED)?;
             let delay = section.required("delayed", "sync = { delayed = \"2s\" }")?;
@@ -178,6 +185,6 @@ fn sync_policy(field: &Field<'_>) -> Option<SyncPolicy> {
                 delay.duration(range)?.as_millis() as u32
             ))
         }
-        _ => field.wrong_type("\"ack\", \"async\", \"none\" or { delayed = \"2s\" }"),
+        _ => field.wrong_type(SYNC_FORMS),
     }
 }
