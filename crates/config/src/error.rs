@@ -80,7 +80,10 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let separator = if self.key.is_empty() { "" } else { ": " };
-        write!(f, "{}: {}{separator}{}", self.at, self.key, self.fault)
+        one_line(
+            f,
+            &format!("{}: {}{separator}{}", self.at, self.key, self.fault),
+        )
     }
 }
 
@@ -97,8 +100,21 @@ pub struct Warning {
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.at, self.key, self.doubt)
+        one_line(f, &format!("{}: {}: {}", self.at, self.key, self.doubt))
     }
+}
+
+/// Writes what may quote the file: its control characters must neither break the line nor reach
+/// a terminal.
+fn one_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    for c in text.chars() {
+        if c.is_control() {
+            write!(f, "{}", c.escape_default())?;
+        } else {
+            write!(f, "{c}")?;
+        }
+    }
+    Ok(())
 }
 
 /// What a [`Warning`] is about.
