@@ -9,6 +9,7 @@
 //! `--pci ADDRESS` and `--hugepages` take real devices, `--memory MB` sizes the memory.
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::slice::from_ref;
 use std::time::{Duration, Instant};
 use std::{env, thread};
@@ -20,7 +21,17 @@ use dpdk::{
 /// How many rounds of the poll loop pass between two looks at the clock.
 const ROUNDS: u32 = 4096;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("forward: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let (options, seconds) = arguments()?;
     let eal = Eal::init(&options)?;
     let [first, second] = eal.ports().try_into().map_err(|ports: Vec<String>| {

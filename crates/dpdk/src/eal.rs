@@ -121,6 +121,7 @@ impl Eal {
         }
         let shared = Arc::new(Shared {
             main_thread: thread::current().id(),
+            small_pages: options.no_huge,
             threads: Mutex::new(0),
             retired: Mutex::new(Vec::new()),
             ports: Mutex::new(BTreeSet::new()),
@@ -236,6 +237,7 @@ impl Drop for Eal {
 #[derive(Debug)]
 pub(crate) struct Shared {
     main_thread: ThreadId,
+    small_pages: bool,
     /// How many threads are registered.
     threads: Mutex<usize>,
     /// Pools without a handle, to be freed when their buffers are back.
@@ -251,6 +253,11 @@ impl Shared {
 
     pub(crate) fn thread_leaves(&self) {
         *lock(&self.threads) -= 1;
+    }
+
+    /// Whether it runs without hugepages.
+    pub(crate) fn small_pages(&self) -> bool {
+        self.small_pages
     }
 
     /// Whether the port was free; it is taken now.

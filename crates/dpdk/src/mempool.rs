@@ -116,7 +116,10 @@ impl Mempool {
         let raw = NonNull::new(raw).ok_or_else(|| Error::Pool {
             name: name.to_owned(),
             buffers,
-            megabytes: Self::bytes(buffers, data_room).div_ceil(1 << 20),
+            megabytes: match eal.shared().small_pages() {
+                true => Self::bytes_without_hugepages(buffers, data_room).div_ceil(1 << 20),
+                false => Self::bytes(buffers, data_room).div_ceil(1 << 20),
+            },
             errno: Errno::current(),
             log: log::complaints(),
         })?;
@@ -133,13 +136,23 @@ impl Mempool {
         })
     }
 
-    /// About how many bytes of memory a pool takes: per buffer 64 of pool header, 128 of mbuf, the
-    /// headroom and the data room, rounded up to cache lines and one line more to spread over memory
-    /// channels; and 8 per slot of the ring, which is a power of two.
+    /// About how many bytes of hugepages a pool takes: per buffer 64 of pool header, 128 of mbuf,
+    /// the headroom and the data room, rounded up to cache lines and one line more to spread over
+    /// memory channels; and 8 per slot of the ring, which is a power of two.
     pub fn bytes(buffers: u32, data_room: usize) -> u64 {
-        let object = (64 + 128 + HEADROOM + data_room).next_multiple_of(64) + 64;
-        let ring = (u64::from(buffers) + 1).next_power_of_two() * 8;
-        u64::from(buffers) * object as u64 + ring
+        u64::from(buffers) * (object_bytes(data_room) + 64) + ring_bytes(buffers)
+    }
+
+    /// About how many bytes of ordinary pages a pool takes: no buffer crosses a page of 4096 that
+    /// could hold it, so that the default data room takes a whole page per buffer.
+    pub fn bytes_without_hugepages(buffers: u32, data_room: usize) -> u64 {
+        const PAGE: u64 = 4096;
+        let object = object_bytes(data_room);
+        let objects = match PAGE / object {
+            0 => u64::from(buffers) * object,
+            per_page => u64::from(buffers).div_ceil(per_page) * PAGE,
+        };
+        objects + ring_bytes(buffers)
     }
 
     /// The name.
@@ -199,6 +212,15 @@ impl Mempool {
     }
 }
 
+/// A buffer with its headers, in whole cache lines.
+fn object_bytes(data_room: usize) -> u64 {
+    (64 + dpdk_sys::RAVELIN_MBUF_SIZE as usize + HEADROOM + data_room).next_multiple_of(64) as u64
+}
+
+fn ring_bytes(buffers: u32) -> u64 {
+    (u64::from(buffers) + 1).next_power_of_two() * 8
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         self.shared.retire(RetiredPool(self.raw));
@@ -238,5 +260,10 @@ mod tests {
         // 64 + 128 + 128 + 2048 + 64 bytes a buffer, and a ring of 8192 slots.
         assert_eq!(Mempool::bytes(8191, 2048), 8191 * 2432 + 8192 * 8);
         assert_eq!(Mempool::bytes(1, 1), 448 + 2 * 8);
+        // One, three and less than one buffer a page.
+        let small = Mempool::bytes_without_hugepages;
+        assert_eq!(small(8191, 2048), 8191 * 4096 + 8192 * 8);
+        assert_eq!(small(8191, 1024), 2731 * 4096 + 8192 * 8);
+        assert_eq!(small(8191, 9216), 8191 * 9536 + 8192 * 8);
     }
 }
