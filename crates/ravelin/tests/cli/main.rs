@@ -1,0 +1,5 @@
+//! The built `ravelin`, as users and scripts run it: what it prints, where, and how it ends.
+
+mod daemon;
+mod files;
+mod support;
