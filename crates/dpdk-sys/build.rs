@@ -50,6 +50,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_xstats_get",
     "rte_eth_xstats_get_names",
     "rte_eth_dev_rss_hash_conf_get",
+    "rte_eth_dev_rss_hash_update",
     "rte_eth_dev_rss_reta_update",
 ];
 

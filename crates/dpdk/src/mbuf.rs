@@ -279,3 +279,57 @@ pub(crate) mod raw {
         let _ = raw;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Eal, EalOptions, Mempool};
+
+    /// The only test of this file's process that starts EAL.
+    #[test]
+    fn what_a_device_says_is_read_from_the_flags() {
+        let eal = Eal::init(&EalOptions::without_hugepages(16)).expect("EAL");
+        let pool = Mempool::new(&eal, "mbuf", 7, 0, None).expect("a pool");
+        let mut buf = pool.alloc().expect("a buffer");
+        let said = |buf: &Mbuf| (buf.rss_hash(), buf.ip_checksum(), buf.l4_checksum());
+        assert_eq!(
+            said(&buf),
+            (None, ChecksumState::Unknown, ChecksumState::Unknown)
+        );
+        let mut set = |flags: u64| {
+            // SAFETY: fields of a live mbuf with their types; flags of reception change nothing else.
+            unsafe {
+                buf.write(dpdk_sys::RAVELIN_MBUF_HASH_RSS, 0xdead_beef_u32);
+                buf.write(dpdk_sys::RAVELIN_MBUF_OL_FLAGS, flags);
+            }
+            said(&buf)
+        };
+        let hash = dpdk_sys::RAVELIN_MBUF_F_RX_RSS_HASH;
+        let (ip_good, ip_bad) = (
+            dpdk_sys::RAVELIN_MBUF_F_RX_IP_CKSUM_GOOD,
+            dpdk_sys::RAVELIN_MBUF_F_RX_IP_CKSUM_BAD,
+        );
+        let (l4_good, l4_bad) = (
+            dpdk_sys::RAVELIN_MBUF_F_RX_L4_CKSUM_GOOD,
+            dpdk_sys::RAVELIN_MBUF_F_RX_L4_CKSUM_BAD,
+        );
+        assert_eq!(
+            set(ip_good | l4_bad),
+            (None, ChecksumState::Good, ChecksumState::Bad)
+        );
+        assert_eq!(
+            set(hash | ip_bad | l4_good),
+            (Some(0xdead_beef), ChecksumState::Bad, ChecksumState::Good)
+        );
+        // SAFETY: the mbuf is live and ours alone.
+        unsafe { raw::forget_hash(buf.0) };
+        assert_eq!(
+            said(&buf),
+            (None, ChecksumState::Bad, ChecksumState::Good),
+            "the hash goes, the rest stays"
+        );
+        drop(buf);
+        drop(pool);
+        eal.shut_down().expect("nothing is left");
+    }
+}

@@ -355,7 +355,7 @@ impl EthPort {
         if !self.config.rss || !info.rss {
             return Ok(RssReport::default());
         }
-        let hash_trusted = device.hash_is_ours(key_size(&info));
+        let hash_trusted = device.hash_is_ours(&device.raw_info()?, key_size(&info));
         let mut reta_size = 0;
         if info.reta_size > 0 && device.fill_reta(info.reta_size, self.config.queues)? {
             reta_size = info.reta_size;
@@ -683,18 +683,29 @@ impl<'a> Device<'a> {
         self.check_or_unsupported("promiscuous mode", rc)
     }
 
-    /// Whether the device says that it hashes with our key, and over addresses and ports only.
-    fn hash_is_ours(&self, key_size: usize) -> bool {
+    /// Makes sure that the device hashes with our key, and over addresses and ports only; whether
+    /// it says so.
+    fn hash_is_ours(&self, info: &sys::rte_eth_dev_info, key_size: usize) -> bool {
+        if self.confirms_hash(key_size) {
+            return true;
+        }
+        // Some drivers leave the key out when they are configured.
+        let mut key = rss::key_of(key_size);
+        let mut conf = rss_conf(&mut key);
+        conf.rss_hf = RSS_TYPES & info.flow_type_rss_offloads;
+        // SAFETY: the port is open, and the key has as many bytes as is said and outlives the call.
+        // What the device answers is judged by what it then confirms.
+        unsafe { sys::rte_eth_dev_rss_hash_update(self.id, &raw mut conf) };
+        self.confirms_hash(key_size)
+    }
+
+    fn confirms_hash(&self, key_size: usize) -> bool {
         let mut key = vec![0u8; key_size];
-        let mut conf = sys::rte_eth_rss_conf {
-            rss_key: key.as_mut_ptr(),
-            rss_key_len: key.len() as u8,
-            // SAFETY: all zeros is a valid value of this plain struct.
-            ..unsafe { mem::zeroed() }
-        };
+        let mut conf = rss_conf(&mut key);
         // SAFETY: the key has as many bytes as is said, ours to write, and outlives the call.
         let rc = unsafe { sys::rte_eth_dev_rss_hash_conf_get(self.id, &raw mut conf) };
-        rc == 0 && key == rss::key_of(key_size) && conf.rss_hf != 0 && conf.rss_hf & !RSS_TYPES == 0
+        let types = conf.rss_hf;
+        rc == 0 && key == rss::key_of(key_size) && types != 0 && types & !RSS_TYPES == 0
     }
 
     /// Sets entry i to queue i mod 128 mod `queues`; whether the device has such a table.
@@ -703,6 +714,16 @@ impl<'a> Device<'a> {
         // SAFETY: the groups cover `size` entries.
         let rc = unsafe { sys::rte_eth_dev_rss_reta_update(self.id, table.as_mut_ptr(), size) };
         self.check_or_unsupported("setting the redirection table", rc)
+    }
+}
+
+/// A hash configuration with this key, to be written or read, and no types yet.
+fn rss_conf(key: &mut [u8]) -> sys::rte_eth_rss_conf {
+    sys::rte_eth_rss_conf {
+        rss_key: key.as_mut_ptr(),
+        rss_key_len: key.len() as u8,
+        // SAFETY: all zeros is a valid value of this plain struct.
+        ..unsafe { mem::zeroed() }
     }
 }
 
