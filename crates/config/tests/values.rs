@@ -400,7 +400,9 @@ proptest! {
             (0..lines.len()).filter(|line| lines[*line].contains(" = ")).collect();
         for (at, value) in edits {
             let line = &mut lines[assignments[at.index(assignments.len())]];
-            let key = line.split(" = ").next().unwrap_or_default();
+            let Some((key, _)) = line.split_once(" = ") else {
+                continue; // An edit before this one removed the line.
+            };
             *line = if value.is_empty() { value } else { format!("{key} = {value}") };
         }
         let text = lines.join("\n");
