@@ -6,23 +6,32 @@
 //! * [`namespace`], [`process`], [`state`]: namespaces, processes in them, and the record on disk
 //!   by which a later run removes what a crashed one left behind.
 //! * [`topology`]: the segments, nodes and endpoints.
-//! * [`node_config`], [`cluster`], [`status`]: PKI, configuration and life of the daemons.
-//! * [`echo`], [`probe`], [`sink`], [`download`], [`web`], [`flowgen`]: traffic, and what it must
+//! * [`node_config`], [`cluster`]: PKI, configuration and life of the daemons.
+//! * [`echo`], [`probe`], [`sink`], [`download`], [`web`], [`flowgen`], [`tool`]: traffic, and what it must
 //!   look like at the far end.
 //! * [`demo`]: the scenario: load, kill the owner of a running download, restart it, report.
 
+pub mod cluster;
+pub mod demo;
+pub mod download;
 pub mod echo;
 pub mod error;
+pub mod flowgen;
 pub mod namespace;
+pub mod node_config;
 pub mod probe;
 pub mod process;
 pub mod program;
+pub mod progress;
+pub mod report;
 pub mod sink;
 pub mod state;
 pub mod tool;
 pub mod topology;
 pub mod wait;
+pub mod web;
 
+pub use cluster::Cluster;
 pub use error::Error;
 pub use namespace::Namespace;
 pub use process::{Process, Spawn};

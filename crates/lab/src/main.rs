@@ -6,12 +6,18 @@
 mod tools_cli;
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use lab::demo::Scenario;
+use lab::node_config::Settings;
+use lab::program::Binaries;
 use lab::state::LabId;
 use lab::topology::{self, Plan, Topology};
-use lab::{Error, Result};
+use lab::wait::Interrupt;
+use lab::{Cluster, Error, Result, Spawn};
 
 #[derive(Parser)]
 #[command(
@@ -61,6 +67,38 @@ enum Action {
         #[command(flatten)]
         id: Id,
     },
+    /// Start a cluster, load it, kill the owner of a download, and check that nothing broke
+    Demo {
+        #[command(flatten)]
+        id: Id,
+        /// How many nodes, 2 to 16
+        #[arg(long, default_value_t = 3)]
+        nodes: usize,
+        /// A smaller download and fewer connections, for continuous integration
+        #[arg(long)]
+        quick: bool,
+        /// Leave the cluster running at the end; `lab down` removes it
+        #[arg(long)]
+        keep: bool,
+        /// Where the report, logs and files go
+        #[arg(long, default_value = "target/demo")]
+        out: PathBuf,
+    },
+    /// Start a cluster and leave it running; `lab down` removes it
+    Cluster {
+        #[command(flatten)]
+        id: Id,
+        /// How many nodes, 2 to 16
+        #[arg(long, default_value_t = 3)]
+        nodes: usize,
+    },
+    /// Hold a small lab with a process that ends with it and one that does not, until killed: to
+    /// test what a crash leaves behind
+    #[command(hide = true)]
+    Hold {
+        #[command(flatten)]
+        id: Id,
+    },
     #[command(flatten)]
     Tool(tools_cli::Tool),
 }
@@ -99,9 +137,83 @@ fn run(action: Action) -> Result<ExitCode> {
                 println!("{}", space.name());
             }
         }
+        Action::Demo {
+            id,
+            nodes,
+            quick,
+            keep,
+            out,
+        } => {
+            let plan = Plan::new(&id.id, nodes)?;
+            let scenario = if quick {
+                Scenario::quick(plan, out)
+            } else {
+                Scenario::full(plan, out)
+            };
+            return demo(&Scenario { keep, ..scenario });
+        }
+        Action::Cluster { id, nodes } => cluster(Plan::new(&id.id, nodes)?)?,
+        Action::Hold { id } => hold(Plan::new(&id.id, 2)?)?,
         Action::Tool(tool) => tools_cli::run(tool)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Exit status 0 only when nothing broke.
+fn demo(scenario: &Scenario) -> Result<ExitCode> {
+    let interrupt = Interrupt::install()?;
+    let report = scenario.run(&interrupt).inspect_err(|_| {
+        eprintln!("lab: the logs are in {}", scenario.logs().display());
+    })?;
+    let path = scenario.out.join("report.json");
+    report.write(&path)?;
+    println!("\n{report}");
+    println!("  report: {}", path.display());
+    let faults = report.faults();
+    if faults.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    for fault in faults.iter().chain(&report.breakages) {
+        eprintln!("lab: {fault}");
+    }
+    eprintln!("lab: the logs are in {}", scenario.logs().display());
+    Ok(ExitCode::FAILURE)
+}
+
+fn cluster(plan: Plan) -> Result<()> {
+    let interrupt = Interrupt::install()?;
+    let settings = Settings::new(plan.nodes);
+    let topology = Topology::up(plan)?;
+    let logs = topology.folder("logs")?;
+    let mut cluster = Cluster::start(topology, Binaries::locate()?, &settings, &logs, true)?;
+    cluster.keep();
+    cluster.wait_whole(Duration::from_secs(60), &interrupt)?;
+    for index in cluster.living() {
+        println!(
+            "ravelin --socket {} status",
+            cluster.socket(index).display()
+        );
+    }
+    println!("logs: {}", logs.display());
+    Ok(())
+}
+
+fn hold(plan: Plan) -> Result<()> {
+    let interrupt = Interrupt::install()?;
+    let topology = Topology::up(plan)?;
+    let log = topology.folder("logs")?.join("hold");
+    let sleeper = || {
+        Spawn::new("sleep", "sleep")
+            .args(["1000"])
+            .inside(&topology.client())
+    };
+    let attached = sleeper().start(topology.state(), &log)?;
+    let detached = sleeper().detached().start(topology.state(), &log)?;
+    println!("{}\n{}", attached.pid(), detached.pid());
+    while !interrupt.is_set() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }
 
 /// Becomes the command, inside. `ip netns exec` also gives it the namespace's view of `/sys`.

@@ -340,6 +340,14 @@ fn remove_all(id: &LabId, state: &StateDir) -> Result<()> {
     }
     for space in &spaces {
         space.delete()?;
+        // What EAL leaves behind for its file prefix, which is the namespace's name.
+        let runtime = Path::new("/run/dpdk").join(space.name());
+        match std::fs::remove_dir_all(&runtime) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::file("remove", &runtime)(error));
+            }
+            _ => {}
+        }
     }
     state.remove()
 }

@@ -1,0 +1,338 @@
+//! The nodes' configuration files. The keys are those of `docs/configuration.md`; what is written
+//! here is what the lab chooses for a small machine that runs several nodes.
+
+use serde::Serialize;
+
+use crate::topology::CLUSTER_MAC;
+use crate::{Error, Result};
+
+/// What the lab lets one choose.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The cluster's name, in the certificates too.
+    pub cluster: String,
+    /// How many nodes.
+    pub nodes: usize,
+    /// How often a member says that it lives.
+    pub heartbeat: String,
+    /// After how long a silence it is dead.
+    pub dead_after: String,
+    /// Copies of each node's flows.
+    pub backups: usize,
+    /// How TCP, UDP and ICMP flows are replicated: `ack`, `async`, `none`.
+    pub sync: String,
+}
+
+impl Settings {
+    /// The lab's defaults for so many nodes. A member is dead after 200 ms and not the default's
+    /// 50: several nodes share each CPU here, and one that waits for its turn is not dead.
+    pub fn new(nodes: usize) -> Self {
+        Self {
+            cluster: "lab".into(),
+            nodes,
+            heartbeat: "20ms".into(),
+            dead_after: "200ms".into(),
+            backups: 1,
+            sync: "ack".into(),
+        }
+    }
+
+    /// The TOML of node `index` (from 1). `cpus` are those of the machine; `socket` is the control
+    /// socket, `prefix` the EAL's file prefix. Certificates lie beside the file.
+    pub fn toml(&self, index: usize, cpus: &[usize], socket: &str, prefix: &str) -> Result<String> {
+        let name = format!("n{index}");
+        let members = (1..=self.nodes).map(|member| Member {
+            name: format!("n{member}"),
+            id: member,
+            sync: format!("10.99.0.{member}:7400"),
+            membership: format!("10.99.0.{member}:7401"),
+        });
+        let seats = Seats::of(index - 1, self.nodes, cpus);
+        let config = Config {
+            node: Node { name: name.clone() },
+            cluster: Cluster {
+                name: self.cluster.clone(),
+                distribution: "filter",
+                mac: CLUSTER_MAC,
+                backups: self.backups,
+                heartbeat: self.heartbeat.clone(),
+                dead_after: self.dead_after.clone(),
+                member: members.collect(),
+            },
+            pki: Pki {
+                ca: "ca.pem".into(),
+                cert: format!("{name}.pem"),
+                key: format!("{name}.key"),
+            },
+            eal: Eal {
+                hugepages: false,
+                memory_mb: 512,
+                file_prefix: prefix.to_owned(),
+            },
+            cores: Cores {
+                idle: "sleep",
+                idle_sleep: "100us",
+                sync: seats.sync,
+                membership: seats.membership,
+                shared: true,
+                worker: vec![Worker { cpu: seats.worker }],
+            },
+            control: Control {
+                socket: socket.to_owned(),
+            },
+            flows: Flows { capacity: 200_000 },
+            interface: vec![
+                Interface::new(
+                    "inside",
+                    "net_af_packet0,iface=in0",
+                    ["10.1.0.1/24", "fd00:1::1/64"],
+                ),
+                Interface::new(
+                    "outside",
+                    "net_af_packet1,iface=out0",
+                    ["10.2.0.1/24", "fd00:2::1/64"],
+                ),
+            ],
+            route: vec![
+                Route {
+                    to: "10.254.0.0/16",
+                    via: "10.1.0.20",
+                },
+                Route {
+                    to: "10.253.0.0/16",
+                    via: "10.2.0.20",
+                },
+            ],
+            rule: self.rules(),
+        };
+        toml::to_string(&config).map_err(|source| Error::Toml { node: name, source })
+    }
+
+    fn rules(&self) -> Vec<Rule> {
+        let allow = |name, service: &[&'static str]| Rule {
+            name,
+            from: ["inside"],
+            to: ["outside"],
+            service: service.to_vec(),
+            action: "allow",
+            sync: self.sync.clone(),
+        };
+        vec![
+            allow("web", &["tcp/80", "tcp/8080"]),
+            allow("echo", &["tcp/7777"]),
+            allow("probes", &["udp/9000"]),
+            allow("generator", &["udp/1001"]),
+            allow("ping", &["icmp/echo", "icmpv6/echo"]),
+        ]
+    }
+}
+
+/// Which CPU each thread of a node gets.
+#[derive(Debug, PartialEq, Eq)]
+struct Seats {
+    worker: usize,
+    sync: usize,
+    membership: usize,
+}
+
+impl Seats {
+    /// A CPU for each thread when there are enough; else the nodes' workers take turns over all
+    /// CPUs, and a node's other two threads sit where its worker does not.
+    fn of(node: usize, nodes: usize, cpus: &[usize]) -> Self {
+        let at = |seat: usize| cpus[seat % cpus.len()];
+        if cpus.len() >= 3 * nodes {
+            Self {
+                worker: at(3 * node),
+                sync: at(3 * node + 1),
+                membership: at(3 * node + 2),
+            }
+        } else {
+            Self {
+                worker: at(node),
+                sync: at(node + 1),
+                membership: at(node + 1),
+            }
+        }
+    }
+}
+
+// Plain values before tables: TOML can not say it the other way round.
+
+#[derive(Serialize)]
+struct Config {
+    node: Node,
+    cluster: Cluster,
+    pki: Pki,
+    eal: Eal,
+    cores: Cores,
+    control: Control,
+    flows: Flows,
+    interface: Vec<Interface>,
+    route: Vec<Route>,
+    rule: Vec<Rule>,
+}
+
+#[derive(Serialize)]
+struct Node {
+    name: String,
+}
+
+#[derive(Serialize)]
+struct Cluster {
+    name: String,
+    distribution: &'static str,
+    mac: &'static str,
+    backups: usize,
+    heartbeat: String,
+    dead_after: String,
+    member: Vec<Member>,
+}
+
+#[derive(Serialize)]
+struct Member {
+    name: String,
+    id: usize,
+    sync: String,
+    membership: String,
+}
+
+#[derive(Serialize)]
+struct Pki {
+    ca: String,
+    cert: String,
+    key: String,
+}
+
+#[derive(Serialize)]
+struct Eal {
+    hugepages: bool,
+    memory_mb: u32,
+    file_prefix: String,
+}
+
+#[derive(Serialize)]
+struct Cores {
+    idle: &'static str,
+    idle_sleep: &'static str,
+    sync: usize,
+    membership: usize,
+    shared: bool,
+    worker: Vec<Worker>,
+}
+
+#[derive(Serialize)]
+struct Worker {
+    cpu: usize,
+}
+
+#[derive(Serialize)]
+struct Control {
+    socket: String,
+}
+
+#[derive(Serialize)]
+struct Flows {
+    capacity: u32,
+}
+
+#[derive(Serialize)]
+struct Interface {
+    name: &'static str,
+    device: &'static str,
+    zone: &'static str,
+    addresses: [&'static str; 2],
+}
+
+impl Interface {
+    fn new(zone: &'static str, device: &'static str, addresses: [&'static str; 2]) -> Self {
+        Self {
+            name: zone,
+            device,
+            zone,
+            addresses,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Route {
+    to: &'static str,
+    via: &'static str,
+}
+
+#[derive(Serialize)]
+struct Rule {
+    name: &'static str,
+    from: [&'static str; 1],
+    to: [&'static str; 1],
+    service: Vec<&'static str>,
+    action: &'static str,
+    sync: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_toml_that_names_its_node_and_all_members() {
+        let text = Settings::new(3)
+            .toml(2, &[0, 1], "/run/x/n2.sock", "rvl-n2")
+            .expect("serialises");
+        let read: toml::Table = text.parse().expect("what was written parses");
+        assert_eq!(read["node"]["name"].as_str(), Some("n2"));
+        assert_eq!(read["pki"]["key"].as_str(), Some("n2.key"));
+        let members = read["cluster"]["member"].as_array().expect("a list");
+        let names: Vec<_> = members
+            .iter()
+            .filter_map(|member| member["name"].as_str())
+            .collect();
+        assert_eq!(names, ["n1", "n2", "n3"]);
+        assert_eq!(members[2]["sync"].as_str(), Some("10.99.0.3:7400"));
+    }
+
+    #[test]
+    fn the_keys_are_the_configurations_own() {
+        // Written by hand for the lab's addresses: the lab's files must say the same network.
+        let example: toml::Table = include_str!("../../../examples/three-node/n1.toml")
+            .parse()
+            .expect("the example parses");
+        let text = Settings::new(3)
+            .toml(1, &[0, 1], "/run/x/n1.sock", "rvl-n1")
+            .expect("serialises");
+        let ours: toml::Table = text.parse().expect("what was written parses");
+        for section in ["interface", "route"] {
+            assert_eq!(ours[section], example[section], "[[{section}]]");
+        }
+        for key in ["distribution", "mac", "member"] {
+            assert_eq!(
+                ours["cluster"][key], example["cluster"][key],
+                "cluster.{key}"
+            );
+        }
+    }
+
+    #[test]
+    fn threads_share_a_cpu_only_when_they_must() {
+        let cpus: Vec<usize> = (0..9).collect();
+        let seats: Vec<Seats> = (0..3).map(|node| Seats::of(node, 3, &cpus)).collect();
+        let mut used: Vec<usize> = seats
+            .iter()
+            .flat_map(|seats| [seats.worker, seats.sync, seats.membership])
+            .collect();
+        used.sort_unstable();
+        assert_eq!(used, cpus);
+        for node in 0..3 {
+            let seats = Seats::of(node, 3, &[0, 1]);
+            assert_ne!(seats.worker, seats.sync);
+        }
+        assert_eq!(
+            Seats::of(1, 3, &[5]),
+            Seats {
+                worker: 5,
+                sync: 5,
+                membership: 5
+            }
+        );
+    }
+}
