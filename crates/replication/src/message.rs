@@ -1,0 +1,308 @@
+//! What nodes say to each other: a byte with version and kind, then an rkyv archive.
+//!
+//! A node sends on the connection that it has dialed; the other answers on the same stream.
+//!
+//! | stream | dialer | answer |
+//! |---|---|---|
+//! | [`CONTROL`] | `Hello`, then `Request` | `Welcome` |
+//! | worker | `Start`, then `Batch` with consecutive log numbers | `Ack` |
+//! | [`SNAPSHOTS`] + worker | `Start`, `Batch` with records counted from 1, `End` | `Ack` |
+//!
+//! A *run* numbers each time a stream's count starts anew at a place that the sender chooses (a new
+//! target, a part of the log given up, a new snapshot); runs of one sender only grow. Positions are
+//! ordered by run, then by number. A *session* numbers a sender's connections to one peer, so that
+//! what an old connection still delivers is told apart.
+
+use rkyv::api::high::{HighSerializer, HighValidator};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::Error;
+use rkyv::ser::allocator::ArenaHandle;
+use rkyv::{Archive, Portable, Serialize};
+use state::{FlowBatch, InvalidRecord, NodeId};
+
+use crate::options::WORKERS_MAX;
+
+/// The stream of greetings and requests.
+pub const CONTROL: u16 = 0xffff;
+/// The first of the streams that carry snapshots, one per worker.
+pub const SNAPSHOTS: u16 = 0x8000;
+/// The last stream that carries records.
+pub(crate) const RECORDS_LAST: u16 = CONTROL - 1;
+
+const _: () = assert!(WORKERS_MAX < (CONTROL - SNAPSHOTS) as usize);
+
+/// The version of the protocol: the upper half of a frame's first byte.
+const VERSION: u8 = 1;
+
+/// First on a connection, on the control stream.
+#[derive(Archive, Serialize, Debug)]
+pub(crate) struct Hello {
+    pub(crate) cluster: u64,
+    pub(crate) incarnation: u64,
+    pub(crate) session: u32,
+    pub(crate) workers: u16,
+    pub(crate) node: u8,
+}
+
+/// The answer to a [`Hello`].
+#[derive(Archive, Serialize, Debug)]
+pub(crate) struct Welcome {
+    /// The receiver's.
+    pub(crate) incarnation: u64,
+    /// The incarnation whose session it is: another run of the dialer may have the same number.
+    pub(crate) dialer: u64,
+    pub(crate) session: u32,
+    /// Records that the sender may have in flight on one stream.
+    pub(crate) window_records: u32,
+    /// By the sender's worker: what is applied of this incarnation of it.
+    pub(crate) positions: Vec<Position>,
+}
+
+/// How far one delta stream is applied.
+#[derive(Archive, Serialize, Clone, Copy, Debug)]
+pub(crate) struct Position {
+    pub(crate) run: u64,
+    pub(crate) applied: u64,
+}
+
+/// The next number on this stream.
+#[derive(Archive, Serialize, Debug)]
+pub(crate) struct Start {
+    pub(crate) incarnation: u64,
+    pub(crate) session: u32,
+    pub(crate) run: u64,
+    pub(crate) next: u64,
+}
+
+/// Records `first..=last` of a stream's count.
+#[derive(Archive, Serialize, Default, Debug)]
+pub(crate) struct Batch {
+    pub(crate) incarnation: u64,
+    pub(crate) session: u32,
+    pub(crate) worker: u16,
+    pub(crate) epoch: u64,
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) flows: FlowBatch,
+}
+
+/// The snapshot's stream of this worker is complete.
+#[derive(Archive, Serialize, Debug)]
+pub(crate) struct End {
+    pub(crate) incarnation: u64,
+    pub(crate) session: u32,
+    pub(crate) run: u64,
+    /// How many records went before.
+    pub(crate) records: u64,
+    /// Whether the snapshot has all that the sender owns, not only what the receiver missed.
+    pub(crate) whole: bool,
+}
+
+/// All up to `last` of the run is in the receiver's tables.
+#[derive(Archive, Serialize, Debug)]
+pub(crate) struct Ack {
+    /// The receiver's.
+    pub(crate) incarnation: u64,
+    /// The incarnation whose session it is: another run of the dialer may have the same number.
+    pub(crate) dialer: u64,
+    pub(crate) session: u32,
+    pub(crate) run: u64,
+    pub(crate) last: u64,
+    /// Records of this stream that the receiver's tables had no room for, so far.
+    pub(crate) refused: u64,
+    /// Whether the run's [`End`] has come as well.
+    pub(crate) ended: bool,
+}
+
+/// The sender asks for a snapshot.
+#[derive(Archive, Serialize, Debug)]
+pub(crate) struct Request {
+    /// The asking node's.
+    pub(crate) incarnation: u64,
+    pub(crate) session: u32,
+}
+
+/// A message and its kind, the lower half of a frame's first byte.
+pub(crate) trait Message {
+    const KIND: u8;
+    const NAME: &'static str;
+}
+
+macro_rules! kinds {
+    ($($message:ty, $archived:ty, $kind:literal;)*) => {
+        $(impl Message for $message {
+            const KIND: u8 = $kind;
+            const NAME: &'static str = stringify!($message);
+        })*
+        $(impl Message for $archived {
+            const KIND: u8 = $kind;
+            const NAME: &'static str = stringify!($message);
+        })*
+    };
+}
+
+kinds! {
+    Hello, ArchivedHello, 1;
+    Welcome, ArchivedWelcome, 2;
+    Start, ArchivedStart, 3;
+    Batch, ArchivedBatch, 4;
+    End, ArchivedEnd, 5;
+    Ack, ArchivedAck, 6;
+    Request, ArchivedRequest, 7;
+}
+
+/// Writes a message over `frame`.
+pub(crate) fn encode<M>(message: &M, mut frame: Vec<u8>) -> Vec<u8>
+where
+    M: Message + for<'a> Serialize<HighSerializer<Vec<u8>, ArenaHandle<'a>, Error>>,
+{
+    frame.clear();
+    frame.push(VERSION << 4 | M::KIND);
+    rkyv::api::high::to_bytes_in(message, frame)
+        .expect("a vector takes all bytes, and batches are far below 2 GiB")
+}
+
+/// The kind of a frame, once its version is known to be ours.
+pub(crate) fn kind(frame: &[u8]) -> Result<u8, Violation> {
+    let first = *frame.first().ok_or(Violation::Empty)?;
+    if first >> 4 != VERSION {
+        return Err(Violation::Version { theirs: first >> 4 });
+    }
+    Ok(first & 0xf)
+}
+
+/// The message of a frame whose kind is `M`'s; its bytes are checked before they are read.
+pub(crate) fn open<M>(frame: &[u8]) -> Result<&M, Violation>
+where
+    M: Message + Portable + for<'a> CheckBytes<HighValidator<'a, Error>>,
+{
+    rkyv::access::<M, Error>(&frame[1..]).map_err(|_| Violation::Archive(M::NAME))
+}
+
+/// What a peer did against the protocol; its connection is closed for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Violation {
+    /// A frame without a byte.
+    #[error("an empty frame")]
+    Empty,
+    /// Another version of the protocol.
+    #[error("protocol version {theirs}; this node speaks {VERSION}")]
+    Version {
+        /// The peer's version.
+        theirs: u8,
+    },
+    /// A kind of message that this stream does not have.
+    #[error("message kind {kind} on stream {stream:#06x}")]
+    Kind {
+        /// The kind.
+        kind: u8,
+        /// The stream.
+        stream: u16,
+    },
+    /// Bytes that are not an archive of the message.
+    #[error("bytes that are not a {0} message")]
+    Archive(&'static str),
+    /// A record that cannot be.
+    #[error("invalid record: {0}")]
+    Record(#[source] InvalidRecord),
+    /// A node of another cluster.
+    #[error("cluster {theirs:#018x}; this node is of {ours:#018x}")]
+    Cluster {
+        /// The peer's.
+        theirs: u64,
+        /// Ours.
+        ours: u64,
+    },
+    /// A node that says it is another one than its connection's certificate tells.
+    #[error("says that it is node {claimed}, on the connection of node {peer}")]
+    Identity {
+        /// What it says.
+        claimed: u8,
+        /// What its connection says.
+        peer: NodeId,
+    },
+    /// A number of workers that no node has.
+    #[error("{0} workers; a node has 1 to {WORKERS_MAX}")]
+    Workers(usize),
+    /// An earlier run of the node than the one already known.
+    #[error("incarnation {theirs}, after {known} was already known")]
+    Incarnation {
+        /// The run that it says it is.
+        theirs: u64,
+        /// The latest known.
+        known: u64,
+    },
+    /// Data or requests before the greeting is done.
+    #[error("a message on stream {0:#06x} before the greeting")]
+    Greeting(u16),
+    /// A stream of a worker that the peer does not have.
+    #[error("stream {stream:#06x} of a peer with {workers} workers")]
+    Stream {
+        /// The stream.
+        stream: u16,
+        /// How many workers it has.
+        workers: usize,
+    },
+    /// A batch of one worker on the stream of another.
+    #[error("a batch of worker {worker} on stream {stream:#06x}")]
+    Worker {
+        /// The batch's worker.
+        worker: u16,
+        /// The stream.
+        stream: u16,
+    },
+    /// A count of records that does not go with the numbers of the batch.
+    #[error("a batch {first}..={last} with {records} records")]
+    Range {
+        /// Its first number.
+        first: u64,
+        /// Its last.
+        last: u64,
+        /// How many records it has.
+        records: usize,
+    },
+    /// Numbers are missing before a batch.
+    #[error("a batch starts at {first}; {expected} was expected")]
+    Gap {
+        /// The number after the last received.
+        expected: u64,
+        /// The batch's first.
+        first: u64,
+    },
+    /// More records in flight than allowed.
+    #[error("{records} records in flight on a stream; the window is {window}")]
+    Window {
+        /// How many there would be.
+        records: usize,
+        /// How many were allowed.
+        window: usize,
+    },
+    /// A run that is older than the stream's.
+    #[error("run {run} after run {current}")]
+    Run {
+        /// The run.
+        run: u64,
+        /// The stream's.
+        current: u64,
+    },
+    /// A snapshot's end that does not agree with what came before.
+    #[error("the end of a snapshot of {said} records, after {received}")]
+    Count {
+        /// How many the end names.
+        said: u64,
+        /// How many came.
+        received: u64,
+    },
+    /// An acknowledgement of what was never sent.
+    #[error("an acknowledgement of {last} in run {run}; {sent} is the last sent of run {current}")]
+    Position {
+        /// The run it names.
+        run: u64,
+        /// The number it names.
+        last: u64,
+        /// The stream's run.
+        current: u64,
+        /// The last number sent.
+        sent: u64,
+    },
+}

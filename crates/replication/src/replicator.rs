@@ -1,0 +1,264 @@
+//! The replicator: the sending and the receiving half behind one door.
+
+use std::sync::Arc;
+
+use membership::View;
+use rkyv::Serialize;
+use rkyv::api::high::HighSerializer;
+use rkyv::rancor::Error;
+use rkyv::ser::allocator::ArenaHandle;
+use state::NodeId;
+
+use crate::message::{Message, Violation, encode};
+use crate::options::{Options, OptionsError};
+use crate::outbox::Outbox;
+use crate::receiver::{Receiver, Told};
+use crate::sender::Sender;
+use crate::status::{Connection, Counters, Event, Output, Status};
+use crate::{JobId, ToSync};
+
+/// The replication protocol of one node.
+///
+/// It does nothing by itself: inputs are told, then [`poll`](Self::poll) is called until it has no
+/// more to say. Inputs may be told in batches before polling; that makes better batches. Times are
+/// microseconds of any clock that does not go back.
+///
+/// What the driver owes:
+/// - frames of one stream of one connection arrive in order and whole, or the connection ends;
+///   different streams may overtake each other;
+/// - an output that it cannot place goes back with [`refused`](Self::refused) before the next poll,
+///   and [`tick`](Self::tick) is called some hundred times a second;
+/// - a view reaches the replicator before the workers, so that no change that a view's target
+///   should acknowledge is released by the view before.
+pub struct Replicator {
+    sender: Sender,
+    receiver: Receiver,
+    shared: Shared,
+    /// Something was told since the last time that the halves were asked what to send.
+    dirty: bool,
+}
+
+/// What both halves use.
+pub(crate) struct Shared {
+    pub(crate) incarnation: u64,
+    pub(crate) outbox: Outbox,
+    pub(crate) counters: Counters,
+    pub(crate) now_us: u64,
+    last_run: u64,
+    last_job: u64,
+}
+
+impl Replicator {
+    /// A replicator that knows of nobody yet.
+    ///
+    /// # Errors
+    /// When an option is out of its range.
+    pub fn new(options: Options) -> Result<Self, OptionsError> {
+        options.check()?;
+        Ok(Self {
+            receiver: Receiver::new(&options),
+            shared: Shared {
+                incarnation: options.incarnation,
+                outbox: Outbox::default(),
+                counters: Counters::default(),
+                now_us: 0,
+                last_run: 0,
+                last_job: 0,
+            },
+            sender: Sender::new(options),
+            dirty: false,
+        })
+    }
+
+    /// A worker said something.
+    ///
+    /// # Panics
+    /// If `worker` is not below the number of workers.
+    pub fn on_worker(&mut self, worker: usize, message: ToSync, now_us: u64) {
+        self.told(now_us);
+        let shared = &mut self.shared;
+        match message {
+            ToSync::Change {
+                lsn,
+                record,
+                idle_s,
+            } => {
+                self.sender.change(worker, lsn, record, idle_s, shared);
+            }
+            ToSync::Snapshot {
+                job,
+                record,
+                idle_s,
+            } => {
+                self.sender
+                    .snapshot_record(worker, job, record, idle_s, shared);
+            }
+            ToSync::JobDone { job, lsn } => self.sender.job_done(worker, job, lsn),
+            ToSync::Applied {
+                token,
+                records,
+                refused,
+            } => {
+                let told = self.receiver.applied(token, records, refused, shared);
+                self.heard(told);
+            }
+        }
+    }
+
+    /// The node's view of the cluster changed.
+    pub fn on_view(&mut self, view: Arc<View>, now_us: u64) {
+        self.told(now_us);
+        self.sender.view(view, &mut self.shared);
+    }
+
+    /// The connection that this node dialed to `peer` stands.
+    pub fn on_connected(&mut self, peer: NodeId, now_us: u64) {
+        self.told(now_us);
+        self.sender.connected(peer, &mut self.shared);
+    }
+
+    /// The connection that this node dialed to `peer` is gone, with all that was in flight on it.
+    pub fn on_disconnected(&mut self, peer: NodeId, now_us: u64) {
+        self.told(now_us);
+        self.sender.disconnected(peer, &mut self.shared);
+    }
+
+    /// A frame came on the connection that `peer` dialed.
+    pub fn on_frame(&mut self, peer: NodeId, stream: u16, frame: &[u8], now_us: u64) {
+        self.told(now_us);
+        self.shared.counters.bytes_received += frame.len() as u64;
+        match self.receiver.frame(peer, stream, frame, &mut self.shared) {
+            Ok(Told::Requested { incarnation }) => self.sender.requested(peer, incarnation),
+            Ok(told) => self.heard(told),
+            Err(reason) => {
+                self.receiver.close(peer, &mut self.shared);
+                self.shared.close(peer, Connection::Incoming, reason);
+            }
+        }
+    }
+
+    /// An answer came on the connection that this node dialed to `peer`.
+    pub fn on_answer(&mut self, peer: NodeId, stream: u16, frame: &[u8], now_us: u64) {
+        self.told(now_us);
+        self.shared.counters.bytes_received += frame.len() as u64;
+        if let Err(reason) = self.sender.answer(peer, stream, frame, &mut self.shared) {
+            self.sender.disconnected(peer, &mut self.shared);
+            self.shared.close(peer, Connection::Outgoing, reason);
+        }
+    }
+
+    /// Takes back an output for which the driver has no room now. It comes again, in order, once
+    /// the driver says that there is room, or at the next [`tick`](Self::tick).
+    pub fn refused(&mut self, output: Output) {
+        self.shared.outbox.refused(output);
+    }
+
+    /// There is room again on a stream of the connection that this node dialed.
+    pub fn on_send_ready(&mut self, peer: NodeId, stream: u16) {
+        self.shared.outbox.send_ready(peer, stream);
+    }
+
+    /// There is room again for answers on a stream of the connection that the peer dialed.
+    pub fn on_reply_ready(&mut self, peer: NodeId, stream: u16) {
+        self.shared.outbox.reply_ready(peer, stream);
+    }
+
+    /// There is room again in a worker's ring.
+    pub fn on_worker_ready(&mut self, worker: usize) {
+        self.shared.outbox.worker_ready(worker);
+    }
+
+    /// Time has passed: whatever was refused is tried again.
+    pub fn tick(&mut self, now_us: u64) {
+        self.told(now_us);
+        self.shared.outbox.retry();
+    }
+
+    /// The next thing that the driver is to do; `None` until something is told again.
+    pub fn poll(&mut self) -> Option<Output> {
+        loop {
+            if let Some(output) = self.shared.outbox.poll() {
+                // What left its queue makes room for more.
+                self.dirty |= matches!(output, Output::Send { .. } | Output::Reply { .. });
+                return Some(output);
+            }
+            if !std::mem::take(&mut self.dirty) {
+                return None;
+            }
+            self.receiver.acknowledge(&mut self.shared);
+            self.sender.pump(&mut self.shared);
+        }
+    }
+
+    /// Takes back the memory of a frame that was sent.
+    pub fn recycle(&mut self, frame: Vec<u8>) {
+        self.shared.outbox.recycle(frame);
+    }
+
+    /// How redundant this node's state is.
+    pub fn status(&self, now_us: u64) -> Status {
+        self.sender.status(now_us, &self.shared.counters)
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    fn told(&mut self, now_us: u64) {
+        self.shared.now_us = self.shared.now_us.max(now_us);
+        self.dirty = true;
+    }
+
+    fn heard(&mut self, told: Told) {
+        if let Told::SnapshotReceived { peer, incarnation } = told {
+            self.sender
+                .snapshot_received(peer, incarnation, &mut self.shared);
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn send<M>(&mut self, peer: NodeId, stream: u16, message: &M)
+    where
+        M: Message + for<'a> Serialize<HighSerializer<Vec<u8>, ArenaHandle<'a>, Error>>,
+    {
+        let frame = encode(message, self.outbox.frame());
+        self.counters.bytes_sent += frame.len() as u64;
+        self.outbox.send(peer, stream, frame);
+    }
+
+    pub(crate) fn reply<M>(&mut self, peer: NodeId, stream: u16, message: &M)
+    where
+        M: Message + for<'a> Serialize<HighSerializer<Vec<u8>, ArenaHandle<'a>, Error>>,
+    {
+        let frame = encode(message, self.outbox.frame());
+        self.counters.bytes_sent += frame.len() as u64;
+        self.outbox.reply(peer, stream, frame);
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.outbox.note(Output::Event(event));
+    }
+
+    /// A number for a run: greater than all before it.
+    pub(crate) fn run(&mut self) -> u64 {
+        self.last_run += 1;
+        self.last_run
+    }
+
+    /// A name for a job.
+    pub(crate) fn job(&mut self) -> JobId {
+        self.last_job += 1;
+        JobId(self.last_job)
+    }
+
+    fn close(&mut self, peer: NodeId, connection: Connection, reason: Violation) {
+        self.counters.frames_invalid += 1;
+        self.outbox.note(Output::Close {
+            peer,
+            connection,
+            reason,
+        });
+    }
+}

@@ -1,0 +1,737 @@
+//! The sending half: logs, targets, releases, adoption, and the connections that this node dialed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use membership::{MemberState, View};
+use state::{FlowRecord, NODES_MAX, NodeId, Slot, SlotSet};
+
+use crate::log::Log;
+use crate::message::{
+    self, Ack, ArchivedAck, ArchivedWelcome, CONTROL, Hello, Message, RECORDS_LAST, Request,
+    SNAPSHOTS, Violation, Welcome, open,
+};
+use crate::options::{HoldAcks, Options};
+use crate::replicator::Shared;
+use crate::status::{Counters, Event, Output, Status, TargetStatus};
+use crate::target::{
+    Chunk, DeltaLane, FIRST_CHUNK_SLOTS, Flight, Packer, Snapshot, Target, Wire, slots_of_worker,
+};
+use crate::{JobId, JobTarget};
+
+pub(crate) struct Sender {
+    options: Options,
+    view: Option<Arc<View>>,
+    /// Slots that this node owns in the view.
+    owned: SlotSet,
+    /// By worker.
+    logs: Vec<Log>,
+    /// By worker: the last release.
+    released: Vec<u64>,
+    /// By worker: how many openings of the log are counted as acknowledged, or passed over.
+    opened: Vec<u64>,
+    /// By node.
+    links: Vec<Link>,
+    targets: BTreeMap<NodeId, Target>,
+    adoption: Adoption,
+    packer: Packer,
+    /// Snapshots that peers asked for before the view showed them.
+    requests: BTreeMap<NodeId, u64>,
+    /// While this node is joining: whom it asks for their state.
+    asks: BTreeMap<NodeId, Ask>,
+    /// Whether redundancy is whole, and since when.
+    whole: (bool, u64),
+}
+
+/// The connection that this node dialed to a peer.
+struct Link {
+    connected: bool,
+    wire: Wire,
+    /// What the peer answered to our greeting.
+    greeting: Option<Greeting>,
+}
+
+struct Greeting {
+    incarnation: u64,
+    /// By own worker: run, and how far it is applied.
+    positions: Vec<(u64, u64)>,
+}
+
+/// Slots that came to this node, on their way to its targets.
+struct Adoption {
+    remaining: SlotSet,
+    chunk: Option<Chunk>,
+    pace: usize,
+    /// By worker: the log number with which all scans were complete.
+    until: Vec<u64>,
+}
+
+struct Ask {
+    incarnation: u64,
+    /// The session in which it was asked.
+    asked: Option<u32>,
+    synced: bool,
+}
+
+impl Sender {
+    pub(crate) fn new(options: Options) -> Self {
+        let workers = options.workers;
+        let flights = || (0..workers).map(|_| Flight::default()).collect();
+        Self {
+            packer: Packer::new(&options),
+            view: None,
+            owned: SlotSet::empty(),
+            logs: (0..workers).map(|_| Log::new()).collect(),
+            released: vec![0; workers],
+            opened: vec![0; workers],
+            links: (0..NODES_MAX as u8)
+                .filter_map(NodeId::new)
+                .map(|peer| Link {
+                    connected: false,
+                    wire: Wire {
+                        peer,
+                        session: 0,
+                        window: 0,
+                        deltas: flights(),
+                        snapshots: flights(),
+                    },
+                    greeting: None,
+                })
+                .collect(),
+            targets: BTreeMap::new(),
+            adoption: Adoption {
+                remaining: SlotSet::empty(),
+                chunk: None,
+                pace: FIRST_CHUNK_SLOTS,
+                until: vec![0; workers],
+            },
+            requests: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            whole: (false, 0),
+            options,
+        }
+    }
+
+    /// A worker's next change.
+    pub(crate) fn change(
+        &mut self,
+        worker: usize,
+        lsn: u64,
+        record: FlowRecord,
+        idle_s: u16,
+        shared: &mut Shared,
+    ) {
+        let expected = self.logs[worker].next();
+        if lsn < expected {
+            shared.counters.worker_faults += 1;
+            return;
+        }
+        if lsn > expected {
+            self.gap(worker, expected, lsn, shared);
+        }
+        shared.counters.changes += 1;
+        if self.targets.is_empty() {
+            self.logs[worker].pass();
+            return;
+        }
+        if self.logs[worker].len() >= self.options.log_records_max {
+            self.truncate(worker);
+        }
+        if self.logs[worker].len() >= self.options.log_records_max {
+            self.overflow(worker, shared);
+        }
+        self.logs[worker].push(record, idle_s, shared.now_us);
+    }
+
+    pub(crate) fn snapshot_record(
+        &mut self,
+        worker: usize,
+        job: JobId,
+        record: FlowRecord,
+        idle_s: u16,
+        shared: &mut Shared,
+    ) {
+        let goal = self.options.chunk_records;
+        for target in self.targets.values_mut() {
+            if target.snapshot_record(worker, job, record, idle_s, goal, shared) {
+                return;
+            }
+        }
+        // Of a job that was cancelled: the worker did not know yet.
+    }
+
+    pub(crate) fn job_done(&mut self, worker: usize, job: JobId, lsn: u64) {
+        if let Some(chunk) = self
+            .adoption
+            .chunk
+            .as_mut()
+            .filter(|chunk| chunk.job == job)
+        {
+            let until = &mut self.adoption.until[worker];
+            chunk.records += lsn.saturating_sub(*until) as usize;
+            *until = (*until).max(lsn);
+            chunk.done[worker] = true;
+            return;
+        }
+        for target in self.targets.values_mut() {
+            if target.scan_done(worker, job) {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn connected(&mut self, peer: NodeId, shared: &mut Shared) {
+        self.disconnected(peer, shared);
+        let link = &mut self.links[peer.index()];
+        link.connected = true;
+        link.wire.session = link.wire.session.wrapping_add(1);
+        let hello = Hello {
+            cluster: self.options.cluster,
+            incarnation: self.options.incarnation,
+            session: link.wire.session,
+            workers: self.options.workers as u16,
+            node: self.options.me.raw(),
+        };
+        shared.send(peer, CONTROL, &hello);
+    }
+
+    pub(crate) fn disconnected(&mut self, peer: NodeId, shared: &mut Shared) {
+        let link = &mut self.links[peer.index()];
+        link.connected = false;
+        link.greeting = None;
+        for flight in link.wire.deltas.iter_mut().chain(&mut link.wire.snapshots) {
+            flight.clear();
+        }
+        shared.outbox.clear_sends(peer);
+        if let Some(target) = self.targets.get_mut(&peer) {
+            target.detach(shared);
+        }
+    }
+
+    /// Takes an answer. Nothing has changed when it is refused.
+    pub(crate) fn answer(
+        &mut self,
+        peer: NodeId,
+        stream: u16,
+        frame: &[u8],
+        shared: &mut Shared,
+    ) -> Result<(), Violation> {
+        let kind = message::kind(frame)?;
+        match (kind, stream) {
+            (Welcome::KIND, CONTROL) => self.welcome(peer, open(frame)?, shared),
+            (Ack::KIND, ..=RECORDS_LAST) => self.ack(peer, stream, open(frame)?, shared),
+            _ => Err(Violation::Kind { kind, stream }),
+        }
+    }
+
+    /// A peer asks for a snapshot. It gets it once the view shows this run of it.
+    pub(crate) fn requested(&mut self, peer: NodeId, incarnation: u64) {
+        self.requests.insert(peer, incarnation);
+    }
+
+    /// A peer's snapshot is in the tables here.
+    pub(crate) fn snapshot_received(
+        &mut self,
+        peer: NodeId,
+        incarnation: u64,
+        shared: &mut Shared,
+    ) {
+        if let Some(ask) = self.asks.get_mut(&peer)
+            && ask.incarnation == incarnation
+            && ask.asked.is_some()
+            && !ask.synced
+        {
+            ask.synced = true;
+            shared.outbox.note(Output::Synced { peer, incarnation });
+        }
+    }
+
+    pub(crate) fn view(&mut self, view: Arc<View>, shared: &mut Shared) {
+        let me = self.options.me;
+        self.packer.epoch(view.epoch);
+        let owned: SlotSet = Slot::all().filter(|slot| view.owns(me, *slot)).collect();
+        let adopted: SlotSet = owned
+            .iter()
+            .filter(|slot| !self.owned.contains(*slot))
+            .collect();
+        for slot in self.owned.iter().filter(|slot| !owned.contains(*slot)) {
+            self.adoption.remaining.remove(slot);
+        }
+        self.owned = owned;
+
+        let mut wanted = BTreeMap::new();
+        for peer in view.targets[me.index()].iter().filter(|peer| *peer != me) {
+            if let Some(member) = view.member(peer) {
+                wanted.insert(peer, *member);
+            }
+        }
+        self.targets.retain(|peer, target| {
+            let keep = wanted
+                .get(peer)
+                .is_some_and(|now| now.incarnation == target.incarnation);
+            if !keep {
+                target.detach(shared);
+                let (peer, incarnation) = (*peer, target.incarnation);
+                shared.event(Event::TargetRemoved { peer, incarnation });
+            }
+            keep
+        });
+        // Targets that are new get everything anyway.
+        if !self.targets.is_empty() && !adopted.is_empty() {
+            self.adoption.remaining.extend(&adopted);
+            shared.event(Event::Adopting {
+                slots: adopted.len(),
+            });
+        }
+        for (peer, member) in wanted {
+            let joining = member.state == MemberState::Joining;
+            match self.targets.get_mut(&peer) {
+                Some(target) => {
+                    target.joining = joining;
+                    if let Some(snapshot) = &mut target.snapshot {
+                        snapshot.allowed |= !joining;
+                    }
+                }
+                None => self.add_target(peer, member.incarnation, joining, shared),
+            }
+        }
+        if self.targets.is_empty() {
+            self.alone(shared);
+        }
+        self.ask_members(&view);
+        self.view = Some(view);
+    }
+
+    /// Sends, attaches, asks and releases whatever has become possible.
+    pub(crate) fn pump(&mut self, shared: &mut Shared) {
+        self.send_asks(shared);
+        self.take_requests(shared);
+        let peers = self.targets.keys().copied().collect::<state::NodeSet>();
+        for peer in peers.iter() {
+            self.pump_target(peer, shared);
+        }
+        self.pump_adoption(shared);
+        for worker in 0..self.options.workers {
+            self.release(worker, shared);
+            self.truncate(worker);
+        }
+        let whole = self.is_whole();
+        if whole != self.whole.0 {
+            self.whole = (whole, shared.now_us);
+            shared.event(Event::Redundancy { whole });
+        }
+    }
+
+    pub(crate) fn status(&self, now_us: u64, counters: &Counters) -> Status {
+        let target = |(peer, target): (&NodeId, &Target)| {
+            let lag = |(log, lane): (&Log, &DeltaLane)| {
+                let oldest = log.from(lane.acked + 1).next();
+                let age_us = oldest.map_or(0, |entry| now_us.saturating_sub(entry.at_us));
+                (log.next() - 1 - lane.acked, age_us)
+            };
+            let lags = self.logs.iter().zip(&target.deltas).map(lag);
+            let (lag_records, lag_us) =
+                lags.fold((0, 0), |(records, us), (r, u)| (records + r, us.max(u)));
+            TargetStatus {
+                peer: *peer,
+                incarnation: target.incarnation,
+                attached: target.attached,
+                lagging: target.lagging(),
+                lag_records,
+                lag_us,
+                snapshot_slots: target.snapshot.as_ref().map(Snapshot::slots),
+                records_refused: target.deltas.iter().map(|lane| lane.refused).sum(),
+            }
+        };
+        Status {
+            whole: self.whole.0,
+            since_us: self.whole.1,
+            adopting_slots: self.adoption.remaining.len()
+                + self
+                    .adoption
+                    .chunk
+                    .as_ref()
+                    .map_or(0, |chunk| chunk.slots_len),
+            targets: self.targets.iter().map(target).collect(),
+            counters: *counters,
+        }
+    }
+
+    fn welcome(
+        &mut self,
+        peer: NodeId,
+        welcome: &ArchivedWelcome,
+        shared: &mut Shared,
+    ) -> Result<(), Violation> {
+        let link = &mut self.links[peer.index()];
+        let ours = welcome.dialer.to_native() == self.options.incarnation
+            && welcome.session.to_native() == link.wire.session;
+        if !link.connected || !ours {
+            shared.counters.frames_stale += 1;
+            return Ok(());
+        }
+        let window = welcome.window_records.to_native() as usize;
+        if window == 0 {
+            return Err(Violation::Window { records: 1, window });
+        }
+        let workers = welcome.positions.len();
+        if workers != self.options.workers {
+            return Err(Violation::Workers(workers));
+        }
+        let positions: Vec<(u64, u64)> = welcome
+            .positions
+            .iter()
+            .map(|position| (position.run.to_native(), position.applied.to_native()))
+            .collect();
+        // What it says that it has of a log must have been sent.
+        if let Some(target) = self.targets.get(&peer) {
+            for ((&(run, last), lane), log) in positions.iter().zip(&target.deltas).zip(&self.logs)
+            {
+                let sent = log.next() - 1;
+                if run == lane.run && last > sent {
+                    return Err(Violation::Position {
+                        run,
+                        last,
+                        current: lane.run,
+                        sent,
+                    });
+                }
+            }
+        }
+        link.wire.window = window.min(self.options.window_records);
+        link.greeting = Some(Greeting {
+            incarnation: welcome.incarnation.to_native(),
+            positions,
+        });
+        Ok(())
+    }
+
+    fn ack(
+        &mut self,
+        peer: NodeId,
+        stream: u16,
+        ack: &ArchivedAck,
+        shared: &mut Shared,
+    ) -> Result<(), Violation> {
+        let link = &mut self.links[peer.index()];
+        let greeted = link.greeting.as_ref().map(|greeting| greeting.incarnation);
+        let current = ack.dialer.to_native() == self.options.incarnation
+            && ack.session.to_native() == link.wire.session;
+        if !current || greeted != Some(ack.incarnation.to_native()) {
+            shared.counters.frames_stale += 1;
+            return Ok(());
+        }
+        let of_snapshot = stream >= SNAPSHOTS;
+        let worker = usize::from(stream & !SNAPSHOTS);
+        let workers = self.options.workers;
+        if worker >= workers {
+            return Err(Violation::Stream { stream, workers });
+        }
+        let (run, last) = (ack.run.to_native(), ack.last.to_native());
+        let target = self.targets.get_mut(&peer).filter(|target| target.attached);
+        if let Some((current, sent)) = target
+            .as_ref()
+            .and_then(|target| target.sent(worker, of_snapshot))
+            && (run, last) > (current, sent)
+        {
+            return Err(Violation::Position {
+                run,
+                last,
+                current,
+                sent,
+            });
+        }
+        let wire = &mut link.wire;
+        let flights = if of_snapshot {
+            &mut wire.snapshots
+        } else {
+            &mut wire.deltas
+        };
+        flights[worker].acked((run, last));
+        // The peer may be a target no longer, or another run of it may be one.
+        let Some(target) = target else { return Ok(()) };
+        if of_snapshot {
+            target.snapshot_acked(worker, run, ack.ended);
+            return Ok(());
+        }
+        let lane = &mut target.deltas[worker];
+        lane.refused = lane.refused.max(ack.refused.to_native());
+        if run == lane.run {
+            lane.acked = lane.acked.max(last);
+        }
+        Ok(())
+    }
+
+    fn add_target(&mut self, peer: NodeId, incarnation: u64, joining: bool, shared: &mut Shared) {
+        // From the oldest change that the log has, so that what is held now is covered. Where the
+        // log has given up a change that is still held, the snapshot must come first, and of all
+        // slots of its worker: the change may be of one that is owned no longer.
+        let workers = self.options.workers;
+        let mut slots = self.owned.clone();
+        let mut deltas = Vec::with_capacity(workers);
+        for (worker, (log, &released)) in self.logs.iter().zip(&self.released).enumerate() {
+            let covered = log.first() <= released + 1;
+            if !covered {
+                slots.extend(&slots_of_worker(worker, workers));
+            }
+            let floor = (!covered).then_some(released);
+            deltas.push(DeltaLane::new(shared.run(), log.first() - 1, floor));
+        }
+        let snapshot = Snapshot::new(true, !joining, slots, workers);
+        let target = Target {
+            incarnation,
+            joining,
+            attached: false,
+            deltas,
+            snapshot: Some(snapshot),
+        };
+        self.targets.insert(peer, target);
+        shared.event(Event::TargetAdded { peer, incarnation });
+    }
+
+    /// No target is left: nothing waits for anybody.
+    fn alone(&mut self, shared: &mut Shared) {
+        for (log, opened) in self.logs.iter_mut().zip(&mut self.opened) {
+            log.restart(log.next());
+            *opened = log.opened();
+        }
+        if let Some(chunk) = self.adoption.chunk.take() {
+            chunk.cancel(shared);
+        }
+        self.adoption.remaining = SlotSet::empty();
+    }
+
+    fn ask_members(&mut self, view: &View) {
+        let me = self.options.me;
+        let joining = view
+            .member(me)
+            .is_some_and(|member| member.state == MemberState::Joining);
+        if !joining {
+            self.asks.clear();
+            return;
+        }
+        let active = |peer: &NodeId| {
+            view.member(*peer)
+                .filter(|member| member.state == MemberState::Active && *peer != me)
+        };
+        self.asks.retain(|peer, ask| {
+            active(peer).is_some_and(|member| member.incarnation == ask.incarnation)
+        });
+        for member in view.members.iter().filter_map(|member| active(&member.id)) {
+            let incarnation = member.incarnation;
+            self.asks.entry(member.id).or_insert(Ask {
+                incarnation,
+                asked: None,
+                synced: false,
+            });
+        }
+    }
+
+    fn send_asks(&mut self, shared: &mut Shared) {
+        for (peer, ask) in &mut self.asks {
+            let link = &self.links[peer.index()];
+            let session = link.wire.session;
+            let greeted = link.greeting.as_ref().map(|greeting| greeting.incarnation);
+            if greeted == Some(ask.incarnation) && !ask.synced && ask.asked != Some(session) {
+                ask.asked = Some(session);
+                let request = Request {
+                    incarnation: self.options.incarnation,
+                    session,
+                };
+                shared.send(*peer, CONTROL, &request);
+            }
+        }
+    }
+
+    fn take_requests(&mut self, shared: &mut Shared) {
+        self.requests.retain(|peer, incarnation| {
+            let Some(target) = self.targets.get_mut(peer) else {
+                return true;
+            };
+            if target.incarnation == *incarnation {
+                target.requested(&self.owned, shared);
+            }
+            // A request of a run that the view does not know yet is kept.
+            target.incarnation < *incarnation
+        });
+    }
+
+    fn pump_target(&mut self, peer: NodeId, shared: &mut Shared) {
+        let Some(target) = self.targets.get_mut(&peer) else {
+            return;
+        };
+        let Link { wire, greeting, .. } = &mut self.links[peer.index()];
+        let Some(greeting) = greeting
+            .as_ref()
+            .filter(|g| g.incarnation == target.incarnation)
+        else {
+            return;
+        };
+        if !target.attached {
+            target.attached = true;
+            let mut behind_records = 0;
+            for (worker, lane) in target.deltas.iter_mut().enumerate() {
+                let (run, applied) = greeting.positions[worker];
+                if run == lane.run {
+                    lane.acked = lane.acked.max(applied);
+                }
+                lane.sent = lane.acked;
+                behind_records += self.logs[worker].next() - 1 - lane.acked;
+                shared.resume(wire, worker, lane);
+            }
+            shared.event(Event::Attached {
+                peer,
+                behind_records,
+            });
+        }
+        for (worker, log) in self.logs.iter().enumerate() {
+            target.pump_deltas(worker, log, wire, &mut self.packer, shared);
+        }
+        let goal = self.options.chunk_records;
+        if let Some(records) = target.pump_snapshot(goal, wire, &mut self.packer, shared) {
+            shared.counters.snapshots_done += 1;
+            shared.event(Event::SnapshotDone { peer, records });
+        }
+    }
+
+    /// Asks for the next chunk of adopted slots once the log has room for it.
+    fn pump_adoption(&mut self, shared: &mut Shared) {
+        let adoption = &mut self.adoption;
+        let goal = self
+            .options
+            .chunk_records
+            .min(self.options.log_records_max / 4)
+            .max(1);
+        if let Some(chunk) = adoption.chunk.take_if(|chunk| chunk.scanned()) {
+            adoption.pace = chunk.next_slots(goal);
+        }
+        if adoption.chunk.is_some() || adoption.remaining.is_empty() {
+            return;
+        }
+        // Targets that are away or lag anyway do not hold up the others.
+        let behind = |target: &Target| {
+            let mut lanes = self.logs.iter().zip(&target.deltas);
+            lanes.any(|(log, lane)| (log.next() - 1 - lane.acked) as usize > goal)
+        };
+        if self
+            .targets
+            .values()
+            .any(|t| t.attached && !t.lagging() && behind(t))
+        {
+            return;
+        }
+        let workers = self.options.workers;
+        for (until, log) in adoption.until.iter_mut().zip(&self.logs) {
+            *until = log.next() - 1;
+        }
+        let slots_max = adoption.pace;
+        let remaining = &mut adoption.remaining;
+        adoption.chunk = Some(Chunk::ask(
+            JobTarget::Group,
+            remaining,
+            slots_max,
+            workers,
+            shared,
+        ));
+    }
+
+    /// Releases what enough targets have acknowledged.
+    fn release(&mut self, worker: usize, shared: &mut Shared) {
+        let log = &self.logs[worker];
+        let mut acked = [0; NODES_MAX];
+        let mut len = 0;
+        for target in self.targets.values() {
+            acked[len] = target.deltas[worker].counted();
+            len += 1;
+        }
+        let acked = &mut acked[..len];
+        let lsn = if acked.is_empty() {
+            log.next() - 1
+        } else {
+            acked.sort_unstable_by(|a, b| b.cmp(a));
+            match self.options.hold_acks {
+                HoldAcks::All => acked[len - 1],
+                HoldAcks::Count(count) => acked[count.min(len) - 1],
+            }
+        };
+        let released = &mut self.released[worker];
+        if lsn <= *released {
+            return;
+        }
+        if len > 0 {
+            shared.counters.records_acked += lsn - *released;
+            if let Some(opened) = log.opened_until(lsn) {
+                shared.counters.flows_acked += opened - self.opened[worker];
+                self.opened[worker] = opened;
+            }
+        }
+        *released = lsn;
+        shared.outbox.note(Output::Release { worker, lsn });
+    }
+
+    /// Forgets what every target has.
+    fn truncate(&mut self, worker: usize) {
+        let acked = self
+            .targets
+            .values()
+            .map(|target| target.deltas[worker].acked)
+            .min();
+        if let Some(acked) = acked {
+            self.logs[worker].truncate(acked + 1);
+        }
+    }
+
+    /// The log is full: gives up its part for the targets that are furthest behind.
+    fn overflow(&mut self, worker: usize, shared: &mut Shared) {
+        // Releases first: what is acknowledged so far must be counted before it is forgotten.
+        self.release(worker, shared);
+        let log = &self.logs[worker];
+        for (&peer, target) in &mut self.targets {
+            if target.deltas[worker].acked + 1 > log.first() {
+                continue;
+            }
+            let lagged = target.deltas[worker].floor.is_some();
+            let wire = &self.links[peer.index()].wire;
+            let deletions_max = self.options.log_records_max;
+            let records = target.give_up(worker, log, Some(wire), deletions_max, shared);
+            if !lagged {
+                shared.event(Event::Lagging {
+                    peer,
+                    worker,
+                    records,
+                });
+            }
+        }
+        self.truncate(worker);
+    }
+
+    /// A worker skipped log numbers: what the changes were is unknown, so every target lags.
+    fn gap(&mut self, worker: usize, expected: u64, found: u64, shared: &mut Shared) {
+        shared.counters.worker_faults += 1;
+        shared.event(Event::LogGap {
+            worker,
+            expected,
+            found,
+        });
+        let all = slots_of_worker(worker, self.options.workers);
+        let deletions_max = self.options.log_records_max;
+        for (&peer, target) in &mut self.targets {
+            let log = &self.logs[worker];
+            let wire = &self.links[peer.index()].wire;
+            target.give_up(worker, log, None, deletions_max, shared);
+            target.rebase(worker, found, &all, Some(wire), shared);
+        }
+        self.logs[worker].restart(found);
+    }
+
+    fn is_whole(&self) -> bool {
+        let adopted = self.adoption.remaining.is_empty() && self.adoption.chunk.is_none();
+        let has_all = |target: &Target| {
+            let mut lanes = target.deltas.iter().zip(&self.adoption.until);
+            target.attached
+                && target.snapshot.is_none()
+                && lanes.all(|(lane, until)| lane.counted() >= *until)
+        };
+        !self.targets.is_empty() && adopted && self.targets.values().all(has_all)
+    }
+}
