@@ -294,7 +294,7 @@ fn successors(members: &[MemberConfig], backups: usize) -> Vec<Vec<NodeId>> {
     let mut out = vec![Vec::new(); NODES_MAX];
     for (i, member) in members.iter().enumerate() {
         let mut order: Vec<NodeId> = Vec::with_capacity(members.len() - 1);
-        let mut add = |order: &mut Vec<NodeId>, node| {
+        let add = |order: &mut Vec<NodeId>, node| {
             if node != member.id && !order.contains(&node) {
                 order.push(node);
             }
@@ -449,7 +449,7 @@ mod tests {
                 }
                 let expected = k.min(n as usize - 1);
                 assert!(served[..n as usize].iter().all(|s| *s == expected));
-                if n as usize % (k + 1) == 0 {
+                if (n as usize).is_multiple_of(k + 1) {
                     assert_eq!(runs.len(), n as usize / (k + 1), "{n} nodes, k {k}");
                 }
             }

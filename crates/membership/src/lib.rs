@@ -4,7 +4,13 @@
 
 mod config;
 mod hash;
+mod heartbeat;
+mod membership;
+mod output;
 mod view;
 
 pub use config::{ClusterConfig, ConfigError, MemberConfig, Timing, cluster_hash};
+pub use heartbeat::{HEARTBEAT_BYTES, PROTOCOL_VERSION, Refusal};
+pub use membership::{Health, Membership, NotAMember};
+pub use output::{Death, Event, MemberStatus, Output, Said, Status};
 pub use view::{Member, MemberState, View};

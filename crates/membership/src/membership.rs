@@ -1,0 +1,574 @@
+//! The state machine: from what is heard, and what is not, to views.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use state::{NODES_MAX, NodeId, NodeSet};
+
+use crate::config::ClusterConfig;
+use crate::heartbeat::{Announced, Heartbeat, Refusal};
+use crate::output::{Death, Event, MemberStatus, Output, Said, Status};
+use crate::view::{Member, MemberState, View};
+
+/// How many events wait to be polled; the oldest are dropped beyond it.
+const EVENTS_MAX: usize = 256;
+
+/// Whether this node can do its work.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Health {
+    /// All workers turn.
+    Ok,
+    /// A worker does not: this node's slots are better off with their heirs.
+    WorkerStalled,
+}
+
+/// The node is no member of the configuration that it was given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("this node has id {0}, which is not among the configured members")]
+pub struct NotAMember(pub NodeId);
+
+/// One node's part in its cluster's membership.
+///
+/// Call [`Self::tick`] at [`Self::deadline`] or sooner, hand in what happens, and poll until there
+/// is nothing more after each input. Times are milliseconds of one monotonic clock; a time before
+/// one that was given is taken for the latter.
+///
+/// A starting node is joining. It becomes active when for every configured peer one of these
+/// holds: it is heard and is not active, so it has nothing to give; it is active and
+/// [`Self::on_synced`] was called for its present run; it is dead; it was not heard since the
+/// start and `join_wait_ms` has passed. A node becomes joining again, and must get all snapshots
+/// anew, when it recovers from a stall, when it is undrained, and when it finds after a pause that
+/// a peer took it for dead: others handled its flows meanwhile.
+#[derive(Debug)]
+pub struct Membership {
+    config: Arc<ClusterConfig>,
+    me: NodeId,
+    incarnation: u64,
+    state: MemberState,
+    health: Health,
+    /// Asked to drain, and not taken back.
+    drained: bool,
+    leaving: bool,
+    peers: Vec<Peer>,
+    now_ms: u64,
+    started_ms: u64,
+    heartbeat_at_ms: u64,
+    /// Until then, a peer that does not hear this node tells that it took it for dead in a pause.
+    doubt_until_ms: u64,
+    sequence: u64,
+    /// The greatest epoch of any peer.
+    epoch_heard: u64,
+    view: Arc<View>,
+    view_due: bool,
+    heartbeats_due: NodeSet,
+    events: VecDeque<Event>,
+    events_lost: u64,
+    /// By node: why its last message was refused.
+    refused: [Option<Refusal>; NODES_MAX],
+}
+
+/// What is known of one configured peer.
+#[derive(Debug)]
+struct Peer {
+    id: NodeId,
+    alive: bool,
+    /// The greatest heard; 0 when none was.
+    incarnation: u64,
+    sequence: u64,
+    announced: Announced,
+    heard_ms: Option<u64>,
+    /// While it is alive: when it is dead unless it is heard.
+    expires_ms: u64,
+    epoch: u64,
+    view_digest: u64,
+    config_digest: u64,
+    hears: NodeSet,
+    holds: NodeSet,
+    /// Its snapshot is complete here, of its present run.
+    synced: bool,
+    /// Since when it is heard and does not hear this node.
+    unheard_since_ms: Option<u64>,
+    unheard_said: bool,
+}
+
+impl Membership {
+    /// A node that starts: `incarnation` is the Unix time in milliseconds, greater than that of any
+    /// earlier run of the node.
+    pub fn new(
+        config: Arc<ClusterConfig>,
+        me: NodeId,
+        incarnation: u64,
+        now_ms: u64,
+    ) -> Result<Self, NotAMember> {
+        config.member(me).ok_or(NotAMember(me))?;
+        let peers = config.members().iter().filter(|m| m.id != me);
+        let peers: Vec<Peer> = peers.map(|m| Peer::new(m.id, config.digest())).collect();
+        let mut it = Self {
+            view: Arc::new(View::compute(&config, &[], 0)),
+            config,
+            me,
+            incarnation,
+            state: MemberState::Joining,
+            health: Health::Ok,
+            drained: false,
+            leaving: false,
+            peers,
+            now_ms,
+            started_ms: now_ms,
+            heartbeat_at_ms: now_ms,
+            doubt_until_ms: now_ms,
+            sequence: 0,
+            epoch_heard: 0,
+            view_due: true,
+            heartbeats_due: NodeSet::EMPTY,
+            events: VecDeque::new(),
+            events_lost: 0,
+            refused: [None; NODES_MAX],
+        };
+        it.settle();
+        Ok(it)
+    }
+
+    /// A datagram came from `from`, as the connection's certificate names it. Whatever is not a
+    /// heartbeat of this cluster is refused with an event.
+    pub fn on_message(&mut self, from: NodeId, bytes: &[u8], now_ms: u64) {
+        self.advance(now_ms);
+        match self.hear(from, bytes) {
+            Ok(()) => self.refused[from.index()] = None,
+            Err(why) => {
+                if self.refused[from.index()].replace(why) != Some(why) {
+                    self.say(Event::Refused { peer: from, why });
+                }
+            }
+        }
+        self.settle();
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now_ms: u64) {
+        self.advance(now_ms);
+        self.settle();
+        if self.now_ms >= self.heartbeat_at_ms {
+            let next = self.heartbeat_at_ms + self.config.timing().heartbeat_ms;
+            // After a pause one heartbeat is enough.
+            self.heartbeat_at_ms = match next > self.now_ms {
+                true => next,
+                false => self.now_ms + self.config.timing().heartbeat_ms,
+            };
+            self.announce();
+        }
+        self.complain_unheard();
+    }
+
+    /// Everything that `peer` holds for this node has arrived, sent by its run `incarnation` since
+    /// this node last became joining.
+    pub fn on_synced(&mut self, peer: NodeId, incarnation: u64) {
+        if let Some(peer) = self.peers.iter_mut().find(|p| p.id == peer) {
+            peer.synced |= peer.alive && peer.incarnation == incarnation;
+        }
+        self.settle();
+    }
+
+    /// The workers' health changed. A stalled node drains while another is active; it stays active
+    /// when it is the only one, since a part of its workers is better than nobody.
+    pub fn set_health(&mut self, health: Health) {
+        self.health = health;
+        let recovered = health == Health::Ok && self.state == MemberState::Draining;
+        if recovered && !self.drained && !self.leaving {
+            self.rejoin();
+        }
+        self.settle();
+    }
+
+    /// Gives up all slots and stays, until [`Self::undrain`] or [`Self::leave`].
+    pub fn drain(&mut self) {
+        self.drained = true;
+        self.change_to(MemberState::Draining);
+        self.settle();
+    }
+
+    /// Takes [`Self::drain`] back: joins again.
+    pub fn undrain(&mut self) {
+        if self.drained && !self.leaving {
+            self.drained = false;
+            if self.health == Health::Ok {
+                self.rejoin();
+            }
+        }
+        self.settle();
+    }
+
+    /// Says goodbye: to peers this node is dead as soon as they hear it, and for good in this run.
+    pub fn leave(&mut self) {
+        self.leaving = true;
+        self.change_to(MemberState::Draining);
+        self.announce();
+        self.settle();
+    }
+
+    /// The next thing to do; `None` when there is nothing until the next input.
+    pub fn poll(&mut self) -> Option<Output> {
+        if std::mem::take(&mut self.view_due) {
+            return Some(Output::View(self.view.clone()));
+        }
+        if let Some(event) = self.events.pop_front() {
+            return Some(Output::Event(event));
+        }
+        let to = self.heartbeats_due.iter().next()?;
+        self.heartbeats_due.remove(to);
+        let bytes = self.heartbeat().emit();
+        Some(Output::Send { to, bytes })
+    }
+
+    /// When [`Self::tick`] is to be called at the latest.
+    pub fn deadline(&self) -> u64 {
+        let deaths = self.peers.iter().filter(|p| p.alive).map(|p| p.expires_ms);
+        let join = self.started_ms + self.config.timing().join_wait_ms;
+        let join = (self.state == MemberState::Joining && join > self.now_ms).then_some(join);
+        let others = deaths.chain(join).min().unwrap_or(u64::MAX);
+        others.min(self.heartbeat_at_ms)
+    }
+
+    /// The present view.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// What this node does.
+    pub fn state(&self) -> MemberState {
+        self.state
+    }
+
+    /// The cluster as this node sees it.
+    pub fn status(&self) -> Status {
+        let members = self.config.members().iter().map(|configured| {
+            let peer = self.peers.iter().find(|p| p.id == configured.id);
+            let (id, name) = (configured.id, configured.name.clone());
+            match peer {
+                None => MemberStatus {
+                    id,
+                    name,
+                    state: self.state,
+                    incarnation: self.incarnation,
+                    heard_ms_ago: Some(0),
+                    said: Some(Said {
+                        epoch: self.view.epoch,
+                        digest: self.view.digest,
+                        agrees: true,
+                        same_config: true,
+                        hears: self.hears(),
+                        synced: self.synced(),
+                    }),
+                },
+                Some(peer) => MemberStatus {
+                    id,
+                    name,
+                    state: peer.state(),
+                    incarnation: peer.incarnation,
+                    heard_ms_ago: peer.heard_ms.map(|heard| self.now_ms - heard),
+                    said: peer.alive.then_some(Said {
+                        epoch: peer.epoch,
+                        digest: peer.view_digest,
+                        agrees: peer.view_digest == self.view.digest,
+                        same_config: peer.config_digest == self.config.digest(),
+                        hears: peer.hears,
+                        synced: peer.holds,
+                    }),
+                },
+            }
+        });
+        let joining = self.state == MemberState::Joining;
+        Status {
+            me: self.me,
+            epoch: self.view.epoch,
+            digest: self.view.digest,
+            waits_for: match joining {
+                true => self.waits_for(),
+                false => NodeSet::EMPTY,
+            },
+            events_lost: self.events_lost,
+            members: members.collect(),
+        }
+    }
+
+    /// Moves the clock. When this node did not run for a while, its peers' datagrams wait in the
+    /// socket's buffer: silence means nothing until they had another period to be read.
+    fn advance(&mut self, now_ms: u64) {
+        let gap_ms = now_ms.saturating_sub(self.now_ms);
+        self.now_ms += gap_ms;
+        let dead_after_ms = self.config.timing().dead_after_ms;
+        if gap_ms <= dead_after_ms {
+            return;
+        }
+        let expires_ms = self.now_ms + dead_after_ms;
+        self.peers
+            .iter_mut()
+            .for_each(|p| p.expires_ms = expires_ms);
+        self.doubt_until_ms = expires_ms;
+        self.say(Event::Paused { ms: gap_ms });
+    }
+
+    fn hear(&mut self, from: NodeId, bytes: &[u8]) -> Result<(), Refusal> {
+        let at = self.peers.iter().position(|p| p.id == from);
+        let at = at.ok_or(Refusal::NotAPeer)?;
+        let heard = Heartbeat::parse(bytes, from, self.config.cluster())?;
+        let peer = &mut self.peers[at];
+        if heard.incarnation < peer.incarnation {
+            return Err(Refusal::OldRun {
+                theirs: heard.incarnation,
+                known: peer.incarnation,
+            });
+        }
+        let newer_run = heard.incarnation > peer.incarnation;
+        let late = peer.heard_ms.is_some() && heard.sequence <= peer.sequence;
+        if !newer_run && (late || peer.announced == Announced::Leaving) {
+            return Ok(());
+        }
+        let was = (peer.alive, peer.incarnation, peer.state());
+        let config_was = peer.config_digest;
+        peer.take(&heard, self.now_ms, self.config.timing().dead_after_ms);
+        if newer_run {
+            peer.synced = false;
+        }
+        let (is_alive, is) = (peer.alive, peer.state());
+        match was {
+            (true, incarnation, _) if !is_alive => {
+                peer.die();
+                self.say(Event::PeerDown {
+                    peer: from,
+                    incarnation,
+                    death: Death::Left,
+                });
+            }
+            (false, ..) if is_alive => self.say(Event::PeerUp {
+                peer: from,
+                incarnation: heard.incarnation,
+                state: is,
+            }),
+            (true, incarnation, _) if newer_run => self.say(Event::PeerRestarted {
+                peer: from,
+                from: incarnation,
+                to: heard.incarnation,
+            }),
+            (true, _, state) if state != is => self.say(Event::PeerState {
+                peer: from,
+                from: state,
+                to: is,
+            }),
+            _ => {}
+        }
+        if heard.config != config_was && heard.config != self.config.digest() {
+            self.say(Event::ConfigDiffers {
+                peer: from,
+                theirs: heard.config,
+                ours: self.config.digest(),
+            });
+        }
+        self.epoch_heard = self.epoch_heard.max(heard.epoch);
+        self.notice_whether_heard(at);
+        Ok(())
+    }
+
+    /// Whether the peer that was just heard hears this node.
+    fn notice_whether_heard(&mut self, at: usize) {
+        let (me, now_ms) = (self.me, self.now_ms);
+        let peer = &mut self.peers[at];
+        if !peer.alive {
+            return;
+        }
+        if peer.hears.contains(me) {
+            peer.unheard_since_ms = None;
+            if std::mem::take(&mut peer.unheard_said) {
+                let peer = peer.id;
+                self.say(Event::HeardAgain { peer });
+            }
+            return;
+        }
+        peer.unheard_since_ms.get_or_insert(now_ms);
+        // One that is joining may not have heard anybody yet.
+        let has_opinion = peer.state() != MemberState::Joining;
+        let in_doubt = now_ms <= self.doubt_until_ms && self.state == MemberState::Active;
+        if has_opinion && in_doubt {
+            self.rejoin();
+        }
+    }
+
+    fn complain_unheard(&mut self) {
+        let dead_after_ms = self.config.timing().dead_after_ms;
+        for at in 0..self.peers.len() {
+            let peer = &mut self.peers[at];
+            let since = peer.unheard_since_ms.filter(|_| peer.alive);
+            let long = since.is_some_and(|since| self.now_ms - since >= dead_after_ms);
+            if long && !peer.unheard_said {
+                peer.unheard_said = true;
+                let peer = peer.id;
+                self.say(Event::Unheard { peer });
+            }
+        }
+    }
+
+    /// Draws the consequences of whatever changed: deaths, this node's own state, the view.
+    fn settle(&mut self) {
+        for at in 0..self.peers.len() {
+            let peer = &mut self.peers[at];
+            if peer.alive && self.now_ms >= peer.expires_ms {
+                peer.die();
+                let silent_ms = self.now_ms - peer.heard_ms.unwrap_or(self.now_ms);
+                let (peer, incarnation) = (peer.id, peer.incarnation);
+                self.say(Event::PeerDown {
+                    peer,
+                    incarnation,
+                    death: Death::Silent(silent_ms),
+                });
+            }
+        }
+        let stalled = self.health == Health::WorkerStalled;
+        let relieved = self.peers.iter().any(|p| p.state() == MemberState::Active);
+        match self.state {
+            MemberState::Active if stalled && relieved => self.change_to(MemberState::Draining),
+            MemberState::Joining if !stalled && self.waits_for().is_empty() => {
+                self.change_to(MemberState::Active);
+            }
+            _ => {}
+        }
+        let members = self.members();
+        if members != self.view.members {
+            let epoch = self.view.epoch.max(self.epoch_heard).saturating_add(1);
+            self.view = Arc::new(View::compute(&self.config, &members, epoch));
+            self.view_due = true;
+        }
+    }
+
+    /// The peers that keep this node from becoming active.
+    fn waits_for(&self) -> NodeSet {
+        let waited = self.now_ms - self.started_ms >= self.config.timing().join_wait_ms;
+        let blocks = |peer: &&Peer| match peer.state() {
+            MemberState::Active => !peer.synced,
+            MemberState::Joining | MemberState::Draining => false,
+            MemberState::Dead => peer.heard_ms.is_none() && !waited,
+        };
+        self.peers.iter().filter(blocks).map(|p| p.id).collect()
+    }
+
+    /// What is believed of every member, in ascending order of identity.
+    fn members(&self) -> Vec<Member> {
+        let me = Member {
+            id: self.me,
+            state: self.state,
+            incarnation: self.incarnation,
+        };
+        let peers = self.peers.iter().map(|peer| Member {
+            id: peer.id,
+            state: peer.state(),
+            incarnation: peer.incarnation,
+        });
+        let mut members: Vec<Member> = peers.chain([me]).collect();
+        members.sort_by_key(|m| m.id);
+        members
+    }
+
+    /// Without the cluster's state again: every active peer must give it anew.
+    fn rejoin(&mut self) {
+        self.peers.iter_mut().for_each(|p| p.synced = false);
+        self.change_to(MemberState::Joining);
+    }
+
+    fn change_to(&mut self, to: MemberState) {
+        let from = std::mem::replace(&mut self.state, to);
+        if from != to {
+            self.say(Event::State { from, to });
+            self.announce();
+        }
+    }
+
+    /// Has a heartbeat sent to every peer at the next polls.
+    fn announce(&mut self) {
+        self.sequence += 1;
+        self.heartbeats_due = self.peers.iter().map(|p| p.id).collect();
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        let announced = match self.leaving {
+            true => Announced::Leaving,
+            false => Announced::of(self.state),
+        };
+        Heartbeat::new(
+            self.config.cluster(),
+            self.config.digest(),
+            self.me,
+            self.incarnation,
+            announced,
+            self.sequence,
+            (self.view.epoch, self.view.digest),
+            (self.hears(), self.synced()),
+        )
+    }
+
+    fn hears(&self) -> NodeSet {
+        let alive = self.peers.iter().filter(|p| p.alive);
+        alive.map(|p| p.id).collect()
+    }
+
+    fn synced(&self) -> NodeSet {
+        let synced = self.peers.iter().filter(|p| p.synced);
+        synced.map(|p| p.id).collect()
+    }
+
+    fn say(&mut self, event: Event) {
+        if self.events.len() == EVENTS_MAX {
+            self.events.pop_front();
+            self.events_lost += 1;
+        }
+        self.events.push_back(event);
+    }
+}
+
+impl Peer {
+    fn new(id: NodeId, config_digest: u64) -> Self {
+        Self {
+            id,
+            alive: false,
+            incarnation: 0,
+            sequence: 0,
+            announced: Announced::Joining,
+            heard_ms: None,
+            expires_ms: 0,
+            epoch: 0,
+            view_digest: 0,
+            config_digest,
+            hears: NodeSet::EMPTY,
+            holds: NodeSet::EMPTY,
+            synced: false,
+            unheard_since_ms: None,
+            unheard_said: false,
+        }
+    }
+
+    fn state(&self) -> MemberState {
+        match self.alive {
+            true => self.announced.state(),
+            false => MemberState::Dead,
+        }
+    }
+
+    fn take(&mut self, heard: &Heartbeat, now_ms: u64, dead_after_ms: u64) {
+        self.alive = heard.announced != Announced::Leaving;
+        self.incarnation = heard.incarnation;
+        self.sequence = heard.sequence;
+        self.announced = heard.announced;
+        self.heard_ms = Some(now_ms);
+        self.expires_ms = now_ms + dead_after_ms;
+        self.epoch = heard.epoch;
+        self.view_digest = heard.view_digest;
+        self.config_digest = heard.config;
+        self.hears = heard.hears();
+        self.holds = heard.synced();
+    }
+
+    fn die(&mut self) {
+        self.alive = false;
+        self.synced = false;
+        self.unheard_since_ms = None;
+        self.unheard_said = false;
+    }
+}
