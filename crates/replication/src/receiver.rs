@@ -632,3 +632,6 @@ impl Receiver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

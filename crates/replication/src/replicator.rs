@@ -32,7 +32,7 @@ use crate::{JobId, ToSync};
 ///   should acknowledge is released by the view before.
 pub struct Replicator {
     sender: Sender,
-    receiver: Receiver,
+    pub(crate) receiver: Receiver,
     shared: Shared,
     /// Something was told since the last time that the halves were asked what to send.
     dirty: bool,
