@@ -15,6 +15,9 @@ use crate::state::StateDir;
 use crate::wait::Interrupt;
 use crate::{Error, Result};
 
+/// How long what an ended tool has written may take to be read.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
+
 /// One line of a tool.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -92,13 +95,17 @@ impl<R: DeserializeOwned + Clone> Tool<R> {
         Ok(())
     }
 
-    /// Its figures as of now, or `None` when it has not told any yet. Fails when it has ended.
+    /// Its figures as of now, or `None` when it has not told any yet. Fails when it has ended
+    /// without its final figures.
     pub fn progress(&mut self) -> Result<Option<R>> {
         while let Ok(line) = self.lines.try_recv() {
             self.take(&line)?;
         }
-        if !self.finished {
-            self.process.must_run()?;
+        if !self.finished && self.process.try_wait()?.is_some() {
+            // Its last words may still be on their way to us.
+            while !self.finished {
+                self.hear(LAST_WORDS_LIMIT, "to be heard to its end")?;
+            }
         }
         Ok(self.latest.clone())
     }
