@@ -69,9 +69,10 @@ async fn receive(
             return incoming.refuse();
         }
     }
-    let Ok(connecting) = incoming.accept_with(Arc::new(config)) else {
-        // The first packet does not decrypt: no handshake of ours, nobody to answer.
-        return;
+    // The first packet is judged at once: a version that nobody speaks ends here.
+    let connecting = match incoming.accept_with(Arc::new(config)) {
+        Ok(connecting) => connecting,
+        Err(error) => return blame(&shared, addr, &witness, &error).await,
     };
     // A dialer gives up after `attempt_timeout`, so waiting longer for it is of no use.
     let conn = match timeout(shared.tuning.attempt_timeout, connecting).await {
@@ -117,6 +118,10 @@ async fn blame(shared: &Shared, addr: SocketAddr, witness: &Witness, error: &Con
     };
     match slot {
         Some(slot) => shared.refuse(slot, Side::Accepted, addr, fault).await,
+        // Garbage from anywhere that is no handshake at all says nothing about this cluster.
+        None if matches!(fault, Fault::Handshake { .. }) => {
+            tracing::debug!(%addr, %fault, "no handshake");
+        }
         None => shared.refuse_stranger(None, addr, fault).await,
     }
 }

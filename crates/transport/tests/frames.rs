@@ -120,7 +120,7 @@ async fn the_largest_frame_passes_and_a_larger_one_is_not_taken() {
     let site = Site::new("alpha", &["n1", "n2"]);
     let (a, mut b) = site.pair(Tuning::default(), Tuning::default()).await;
     let max = Tuning::default().frame_bytes_max;
-    let big: Vec<u8> = (0..max).map(|i| (i * 31 >> 3) as u8).collect();
+    let big: Vec<u8> = (0..max).map(|i| ((i * 31) >> 3) as u8).collect();
     assert_eq!(
         a.send(2, 0, vec![0; max + 1]),
         Err(SendError::TooLarge { len: max + 1, max })
