@@ -37,7 +37,7 @@ pub mod udp;
 pub use ethernet::{Mac, MacSyntax};
 pub use malformed::Malformed;
 pub use octets::BufferTooShort;
-pub use parse::{EXTENSION_COUNT_MAX, parse, verify_l4};
+pub use parse::{EXTENSION_COUNT_MAX, parse, parse_into, verify_l4};
 pub use parsed::{
     Addr, Fragment, Icmp, Inner, Net, Parsed, Tcp, addr_from_ip, addr_from_v4, addr_to_ip,
     addr_to_v4,

@@ -186,7 +186,10 @@ fn arp_and_unknown_types() {
         target_ip: [10, 0, 0, 1].into(),
     };
     let frame = build::padded(build::arp(&request));
+    let mut used = parse(&SYN).unwrap();
+    assert_eq!(wire::parse_into(&frame, &mut used), Ok(()));
     let p = parse(&frame).unwrap();
+    assert_eq!(used, p, "nothing of the SYN is left");
     assert_eq!((p.net, p.l3, p.end, frame.len()), (Net::Arp, 14, 42, 60));
     assert_eq!(wire::addr_to_ip(&p.src), ip("10.0.0.9"));
     assert_eq!(wire::addr_to_ip(&p.dst), ip("10.0.0.1"));

@@ -8,8 +8,8 @@ use common::{frame, mac, mutated, v6};
 use proptest::prelude::*;
 use wire::checksum::Sum;
 use wire::{
-    Fragment, Net, Parsed, arp, build, ethernet, icmpv4, icmpv6, ipv4, ipv6, ndp, parse, reply,
-    rewrite, tcp, udp, verify_l4,
+    Fragment, Net, Parsed, arp, build, ethernet, icmpv4, icmpv6, ipv4, ipv6, ndp, parse,
+    parse_into, reply, rewrite, tcp, udp, verify_l4,
 };
 
 /// Everything that reads or writes a frame, on whatever the frame is.
@@ -105,6 +105,22 @@ proptest! {
     #[test]
     fn damaged_frames(frame in mutated()) {
         exercise(&frame);
+    }
+
+    #[test]
+    fn a_place_that_was_used_before(first in frame(), second in mutated(), unknown in any::<bool>()) {
+        let mut second = second;
+        if unknown {
+            second[12..14].copy_from_slice(&[0x88, 0xcc]);
+        }
+        let mut p = parse(&first).unwrap();
+        match parse(&second) {
+            Ok(want) => {
+                prop_assert_eq!(parse_into(&second, &mut p), Ok(()));
+                prop_assert_eq!(p, want);
+            }
+            Err(reason) => prop_assert_eq!(parse_into(&second, &mut p), Err(reason)),
+        }
     }
 
     #[test]
