@@ -321,7 +321,7 @@ impl Membership {
         }
         let newer_run = heard.incarnation > peer.incarnation;
         let late = peer.heard_ms.is_some() && heard.sequence <= peer.sequence;
-        if !newer_run && (late || peer.announced == Announced::Leaving) {
+        if !newer_run && late {
             return Ok(());
         }
         let was = (peer.alive, peer.incarnation, peer.state());

@@ -134,6 +134,11 @@ impl Cluster {
         self.nodes[id].paused_until_ms = self.now_ms + ms;
     }
 
+    /// The node asks for all snapshots anew.
+    pub(crate) fn forget_snapshots(&mut self, id: usize) {
+        self.nodes[id].snapshots.clear();
+    }
+
     /// No datagram passes between the two sides.
     pub(crate) fn partition(&mut self, one: &[usize], other: &[usize]) {
         for &a in one {
