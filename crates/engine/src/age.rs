@@ -92,7 +92,8 @@ impl<P: Port> Worker<P> {
             PROTO_UDP if record.progress.replied() => timeouts.udp_stream,
             PROTO_UDP => timeouts.udp_new,
             PROTO_ICMP | PROTO_ICMPV6 => timeouts.icmp,
-            _ => timeouts.other,
+            _ if record.progress.replied() => timeouts.other_stream,
+            _ => timeouts.other_new,
         }
     }
 

@@ -45,8 +45,10 @@ pub struct Timeouts {
     pub udp_stream: u32,
     /// ICMP echo.
     pub icmp: u32,
-    /// Any other protocol.
-    pub other: u32,
+    /// Any other protocol, seen in one direction.
+    pub other_new: u32,
+    /// Any other protocol, seen in both.
+    pub other_stream: u32,
     /// Tombstones of deleted flows.
     pub tombstone: u32,
 }
@@ -59,7 +61,8 @@ impl Default for Timeouts {
             udp_new: 30,
             udp_stream: 120,
             icmp: 30,
-            other: 600,
+            other_new: 600,
+            other_stream: 600,
             tombstone: 30,
         }
     }
@@ -112,6 +115,8 @@ pub struct Config {
     /// The cluster's multicast address on every segment, when all nodes receive all frames.
     /// `None` for a node alone.
     pub cluster_mac: Option<Mac>,
+    /// Whether there is a sync core that takes changes; not on a node without a cluster.
+    pub replicate: bool,
     /// Packets per burst, 1 to [`crate::port::BURST_MAX`].
     pub burst: usize,
     /// Flows that this worker's shard holds.

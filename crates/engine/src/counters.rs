@@ -1,201 +1,206 @@
-//! What a worker counts. The counters are plain locals of the worker; at housekeeping they are
-//! copied to a block that others read.
+//! What a worker counts: plain locals, published at housekeeping; see [`telemetry::counters`].
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
+use telemetry::counters::{Counts, CountsReader};
 use wire::Malformed;
 
-macro_rules! counters {
-    ($($variant:ident, $name:literal, $text:literal;)+) => {
-        /// One counter of a worker.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-        #[repr(u8)]
-        pub enum Counter {
-            $(#[doc = $text] $variant,)+
-        }
-
-        impl Counter {
-            const ALL: &'static [Self] = &[$(Self::$variant),+];
-            /// How many there are, malformed packets aside.
-            pub const COUNT: usize = Self::ALL.len();
-
-            /// All of them in order.
-            pub fn all() -> impl Iterator<Item = Self> {
-                Self::ALL.iter().copied()
-            }
-
-            /// The name, as output has it.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)+
-                }
-            }
-
-            /// What it counts.
-            pub const fn help(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $text,)+
-                }
-            }
-        }
-    };
+telemetry::counters! {
+    /// One counter of a worker.
+    pub enum Counter {
+        /// Frames received.
+        RxPackets = "rx_packets",
+        /// Bytes of frames received.
+        RxBytes = "rx_bytes",
+        /// Frames given to a device.
+        TxPackets = "tx_packets",
+        /// Bytes of frames given to a device.
+        TxBytes = "tx_bytes",
+        /// Packets of accepted flows on their way to a next hop.
+        Forwarded = "forwarded",
+        /// Flows opened here.
+        FlowOpened = "flow_opened",
+        /// Flows deleted because they were idle for too long.
+        FlowExpired = "flow_expired",
+        /// Flows that ended because a new connection uses their ports.
+        FlowReplaced = "flow_replaced",
+        /// Flows deleted because the rules no longer allow them.
+        FlowRevoked = "flow_revoked",
+        /// Frames with a VLAN tag, or without one, that no interface has.
+        DropVlan = "drop_vlan",
+        /// Frames to other stations.
+        DropEthernetAddress = "drop_ethernet_address",
+        /// Frames that are neither IPv4, IPv6 nor ARP.
+        DropEtherType = "drop_ethertype",
+        /// Packets of slots that another node owns.
+        DropNotOwner = "drop_not_owner",
+        /// Packets not forwarded because the view was too old, as after a pause.
+        DropStaleView = "drop_stale_view",
+        /// Fragments: reassembly is not available in this version.
+        DropFragment = "drop_fragment",
+        /// Packets whose TCP, UDP or ICMP checksum is wrong.
+        DropChecksum = "drop_checksum",
+        /// Multicast and broadcast packets: they are not routed.
+        DropMulticast = "drop_multicast",
+        /// Packets to the gateway's own addresses that nothing answers.
+        DropLocal = "drop_local",
+        /// Packets to destinations without a route.
+        DropNoRoute = "drop_no_route",
+        /// Packets whose source is not routed to the zone from which they came.
+        DropReversePath = "drop_reverse_path",
+        /// Packets that the rules deny.
+        DropDenied = "drop_denied",
+        /// Packets that the rules reject.
+        DropRejected = "drop_rejected",
+        /// Packets of new flows that the flow table had no room for.
+        DropTableFull = "drop_table_full",
+        /// TCP segments of no known connection that do not open one.
+        DropTcpNoFlow = "drop_tcp_no_flow",
+        /// TCP segments outside of the connection's windows.
+        DropTcpWindow = "drop_tcp_window",
+        /// TCP segments that the connection's state does not allow.
+        DropTcpInvalid = "drop_tcp_invalid",
+        /// ICMP errors about no known flow.
+        DropIcmpUnrelated = "drop_icmp_unrelated",
+        /// ICMP messages that neither open nor continue a flow.
+        DropIcmpUntracked = "drop_icmp_untracked",
+        /// Packets of known flows that came from another zone than theirs.
+        DropZone = "drop_zone",
+        /// Packets whose time to live ended here.
+        DropTtl = "drop_ttl",
+        /// Packets larger than the next link allows.
+        DropMtu = "drop_mtu",
+        /// Packets to next hops that do not answer ARP or NDP.
+        DropHopUnresolved = "drop_hop_unresolved",
+        /// Packets to next hops being resolved that had no place to wait.
+        DropHopQueue = "drop_hop_queue",
+        /// Packets that a device had no room for.
+        DropTxFull = "drop_tx_full",
+        /// Packets that should have been held and found no room.
+        DropHoldFull = "drop_hold_full",
+        /// Held packets dropped at the deadline.
+        DropHoldDeadline = "drop_hold_deadline",
+        /// New flows refused because there is no backup to acknowledge them.
+        DropAlone = "drop_alone",
+        /// New flows refused because the sync core is too far behind to protect them.
+        DropSyncFull = "drop_sync_full",
+        /// Packets for another worker whose ring was full.
+        DropCrossFull = "drop_cross_full",
+        /// Packets held until their flow's state was acknowledged.
+        Held = "held",
+        /// Held packets released by an acknowledgement.
+        HoldReleased = "hold_released",
+        /// Held packets released at the deadline, unacknowledged.
+        HoldReleasedAtDeadline = "hold_released_at_deadline",
+        /// Packets that arrived at another worker than their flow's.
+        Crossed = "crossed",
+        /// Changed flow records handed to the sync core.
+        Changes = "changes",
+        /// Changes that found the ring full; their slot is sent again later.
+        ChangesDeferred = "changes_deferred",
+        /// Flow records handed to the sync core for a peer's snapshot.
+        SnapshotRecords = "snapshot_records",
+        /// Flow records from peers merged into the table.
+        ReplicasApplied = "replicas_applied",
+        /// Flow records from peers that the table had no room for.
+        ReplicasRefused = "replicas_refused",
+        /// Copies removed because this node holds their slot no longer.
+        ReplicasForgotten = "replicas_forgotten",
+        /// ARP requests sent.
+        ArpRequestsSent = "arp_requests_sent",
+        /// ARP replies sent.
+        ArpRepliesSent = "arp_replies_sent",
+        /// IPv6 neighbour solicitations sent.
+        NeighbourSolicitationsSent = "neighbour_solicitations_sent",
+        /// IPv6 neighbour advertisements sent.
+        NeighbourAdvertisementsSent = "neighbour_advertisements_sent",
+        /// Answers to pings of the gateway's own addresses.
+        EchoRepliesSent = "echo_replies_sent",
+        /// ICMP errors sent.
+        IcmpErrorsSent = "icmp_errors_sent",
+        /// ICMP errors not sent because of the rate limit.
+        IcmpErrorsLimited = "icmp_errors_limited",
+        /// TCP resets sent for rejected connections.
+        TcpResetsSent = "tcp_resets_sent",
+        /// Packets of the node's own that found no buffer.
+        PoolEmpty = "pool_empty",
+        /// Log entries of rules that found the log's ring full.
+        LogLost = "log_lost",
+    }
 }
 
-counters! {
-    RxPackets, "rx_packets", "Frames received.";
-    RxBytes, "rx_bytes", "Bytes of frames received.";
-    TxPackets, "tx_packets", "Frames given to a device.";
-    TxBytes, "tx_bytes", "Bytes of frames given to a device.";
-    Forwarded, "forwarded", "Packets of accepted flows on their way to a next hop.";
-    FlowOpened, "flow_opened", "Flows opened here.";
-    FlowExpired, "flow_expired", "Flows deleted because they were idle for too long.";
-    FlowReplaced, "flow_replaced", "Flows that ended because a new connection uses their ports.";
-    FlowRevoked, "flow_revoked", "Flows deleted because the rules no longer allow them.";
-    DropVlan, "drop_vlan", "Frames with a VLAN tag, or without one, that no interface has.";
-    DropEthernetAddress, "drop_ethernet_address", "Frames to other stations.";
-    DropEtherType, "drop_ethertype", "Frames that are neither IPv4, IPv6 nor ARP.";
-    DropNotOwner, "drop_not_owner", "Packets of slots that another node owns.";
-    DropStaleView, "drop_stale_view", "Packets not forwarded because the view was too old, as after a pause.";
-    DropFragment, "drop_fragment", "Fragments: reassembly is not available in this version.";
-    DropChecksum, "drop_checksum", "Packets whose TCP, UDP or ICMP checksum is wrong.";
-    DropMulticast, "drop_multicast", "Multicast and broadcast packets: they are not routed.";
-    DropLocal, "drop_local", "Packets to the gateway's own addresses that nothing answers.";
-    DropNoRoute, "drop_no_route", "Packets to destinations without a route.";
-    DropReversePath, "drop_reverse_path", "Packets whose source is not routed to the zone from which they came.";
-    DropDenied, "drop_denied", "Packets that the rules deny.";
-    DropRejected, "drop_rejected", "Packets that the rules reject.";
-    DropTableFull, "drop_table_full", "Packets of new flows that the flow table had no room for.";
-    DropTcpNoFlow, "drop_tcp_no_flow", "TCP segments of no known connection that do not open one.";
-    DropTcpWindow, "drop_tcp_window", "TCP segments outside of the connection's windows.";
-    DropTcpInvalid, "drop_tcp_invalid", "TCP segments that the connection's state does not allow.";
-    DropIcmpUnrelated, "drop_icmp_unrelated", "ICMP errors about no known flow.";
-    DropIcmpUntracked, "drop_icmp_untracked", "ICMP messages that neither open nor continue a flow.";
-    DropZone, "drop_zone", "Packets of known flows that came from another zone than theirs.";
-    DropTtl, "drop_ttl", "Packets whose time to live ended here.";
-    DropMtu, "drop_mtu", "Packets larger than the next link allows.";
-    DropHopUnresolved, "drop_hop_unresolved", "Packets to next hops that do not answer ARP or NDP.";
-    DropHopQueue, "drop_hop_queue", "Packets to next hops being resolved that had no place to wait.";
-    DropTxFull, "drop_tx_full", "Packets that a device had no room for.";
-    DropHoldFull, "drop_hold_full", "Packets that should have been held and found no room.";
-    DropHoldDeadline, "drop_hold_deadline", "Held packets dropped at the deadline.";
-    DropAlone, "drop_alone", "New flows refused because there is no backup to acknowledge them.";
-    DropSyncFull, "drop_sync_full", "New flows refused because the sync core is too far behind to protect them.";
-    DropCrossFull, "drop_cross_full", "Packets for another worker whose ring was full.";
-    Held, "held", "Packets held until their flow's state was acknowledged.";
-    HoldReleased, "hold_released", "Held packets released by an acknowledgement.";
-    HoldReleasedAtDeadline, "hold_released_at_deadline", "Held packets released at the deadline, unacknowledged.";
-    Crossed, "crossed", "Packets that arrived at another worker than their flow's.";
-    Changes, "changes", "Changed flow records handed to the sync core.";
-    ChangesDeferred, "changes_deferred", "Changes that found the ring full; their slot is sent again later.";
-    SnapshotRecords, "snapshot_records", "Flow records handed to the sync core for a peer's snapshot.";
-    ReplicasApplied, "replicas_applied", "Flow records from peers merged into the table.";
-    ReplicasRefused, "replicas_refused", "Flow records from peers that the table had no room for.";
-    ReplicasForgotten, "replicas_forgotten", "Copies removed because this node holds their slot no longer.";
-    ArpRequestsSent, "arp_requests_sent", "ARP requests sent.";
-    ArpRepliesSent, "arp_replies_sent", "ARP replies sent.";
-    NeighbourSolicitationsSent, "neighbour_solicitations_sent", "IPv6 neighbour solicitations sent.";
-    NeighbourAdvertisementsSent, "neighbour_advertisements_sent", "IPv6 neighbour advertisements sent.";
-    EchoRepliesSent, "echo_replies_sent", "Answers to pings of the gateway's own addresses.";
-    IcmpErrorsSent, "icmp_errors_sent", "ICMP errors sent.";
-    IcmpErrorsLimited, "icmp_errors_limited", "ICMP errors not sent because of the rate limit.";
-    TcpResetsSent, "tcp_resets_sent", "TCP resets sent for rejected connections.";
-    PoolEmpty, "pool_empty", "Packets of the node's own that found no buffer.";
-    LogLost, "log_lost", "Log entries of rules that found the log's ring full.";
-}
+/// Malformed packets by reason, as a counter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MalformedBy(pub Malformed);
 
-/// The number of values in a block: the counters, then malformed packets by reason.
-const VALUES: usize = Counter::COUNT + Malformed::COUNT;
+const MALFORMED: [MalformedBy; Malformed::COUNT] = {
+    let reasons = Malformed::all();
+    let mut all = [MalformedBy(reasons[0]); Malformed::COUNT];
+    let mut i = 0;
+    while i < all.len() {
+        all[i] = MalformedBy(reasons[i]);
+        i += 1;
+    }
+    all
+};
+
+impl telemetry::counters::Counter for MalformedBy {
+    const COUNT: usize = Malformed::COUNT;
+    const ALL: &'static [Self] = &MALFORMED;
+    type Values = [u64; Malformed::COUNT];
+    const ZERO: Self::Values = [0; Malformed::COUNT];
+
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    fn name(self) -> &'static str {
+        self.0.name()
+    }
+}
 
 /// A worker's own counters.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug, Default)]
 pub struct Counters {
-    values: [u64; VALUES],
+    counts: Counts<Counter>,
+    malformed: Counts<MalformedBy>,
 }
 
 impl Counters {
-    /// All at zero.
-    pub const fn new() -> Self {
-        Self {
-            values: [0; VALUES],
-        }
-    }
-
     /// Adds one.
     #[inline]
-    pub const fn count(&mut self, counter: Counter) {
-        self.values[counter as usize] += 1;
+    pub fn count(&mut self, counter: Counter) {
+        self.counts.increment(counter);
     }
 
     /// Adds `n`.
     #[inline]
-    pub const fn add(&mut self, counter: Counter, n: u64) {
-        self.values[counter as usize] += n;
+    pub fn add(&mut self, counter: Counter, n: u64) {
+        self.counts.add(counter, n);
     }
 
     /// Counts a malformed packet.
     #[inline]
-    pub const fn malformed(&mut self, reason: Malformed) {
-        self.values[Counter::COUNT + reason as usize] += 1;
+    pub fn malformed(&mut self, reason: Malformed) {
+        self.malformed.increment(MalformedBy(reason));
     }
 
     /// A counter's value.
-    pub const fn value(&self, counter: Counter) -> u64 {
-        self.values[counter as usize]
+    pub fn value(&self, counter: Counter) -> u64 {
+        self.counts.value(counter)
     }
 
-    /// Names and values, malformed packets as `malformed_REASON`.
-    pub fn named(&self) -> impl Iterator<Item = (String, u64)> {
-        names().zip(self.values)
-    }
-}
-
-impl Default for Counters {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// The names of all values, in order.
-fn names() -> impl Iterator<Item = String> {
-    let malformed = Malformed::all()
-        .into_iter()
-        .map(|m| format!("malformed_{}", m.name()));
-    Counter::all().map(|c| c.name().to_owned()).chain(malformed)
-}
-
-/// A worker's counters as others see them: written by the worker alone, a moment old.
-#[derive(Debug)]
-pub struct CounterBlock {
-    values: Box<[AtomicU64; VALUES]>,
-}
-
-impl CounterBlock {
-    /// All at zero.
-    pub fn new() -> Self {
-        Self {
-            values: Box::new([const { AtomicU64::new(0) }; VALUES]),
-        }
+    /// How many packets were malformed for this reason.
+    pub fn malformed_value(&self, reason: Malformed) -> u64 {
+        self.malformed.value(MalformedBy(reason))
     }
 
-    /// Makes the worker's counters visible.
-    pub fn publish(&self, counters: &Counters) {
-        for (shared, value) in self.values.iter().zip(counters.values) {
-            shared.store(value, Ordering::Relaxed);
-        }
+    /// Makes the values visible to readers.
+    pub fn publish(&self) {
+        self.counts.publish();
+        self.malformed.publish();
     }
 
-    /// What was last published.
-    pub fn read(&self) -> Counters {
-        let mut counters = Counters::new();
-        for (value, shared) in counters.values.iter_mut().zip(self.values.iter()) {
-            *value = shared.load(Ordering::Relaxed);
-        }
-        counters
-    }
-}
-
-impl Default for CounterBlock {
-    fn default() -> Self {
-        Self::new()
+    /// For another thread.
+    pub fn readers(&self) -> (CountsReader<Counter>, CountsReader<MalformedBy>) {
+        (self.counts.reader(), self.malformed.reader())
     }
 }

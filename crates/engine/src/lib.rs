@@ -31,6 +31,6 @@ mod tcp;
 mod worker;
 
 pub use config::{AtDeadline, Config, Hold, Interface, Route, Timeouts, WhenAlone};
-pub use counters::{Counter, CounterBlock, Counters};
+pub use counters::{Counter, Counters, MalformedBy};
 pub use shared::{NodeShared, Policy, Snapshot, SnapshotReader, Told, WorkerShared};
 pub use worker::{Cross, FlowPage, FlowSeen, Links, LogEntry, Now, Worker};

@@ -78,13 +78,11 @@ impl<P: Port> Worker<P> {
     }
 
     fn sort(&mut self, port: usize, buf: P::Buf, crossed: bool) -> Sorted<P::Buf> {
-        let p = match wire::parse(buf.data()) {
-            Ok(p) => p,
-            Err(reason) => {
-                self.counters.malformed(reason);
-                return Sorted::Gone;
-            }
-        };
+        let mut p = Parsed::EMPTY;
+        if let Err(reason) = wire::parse_into(buf.data(), &mut p) {
+            self.counters.malformed(reason);
+            return Sorted::Gone;
+        }
         let Some(interface) = self.interface(port, p.vlan) else {
             return self.drop_for(Counter::DropVlan);
         };

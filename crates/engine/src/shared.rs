@@ -9,8 +9,6 @@ use membership::View;
 use parking_lot::Mutex;
 use policy::{Classifier, RuleSet};
 
-use crate::counters::CounterBlock;
-
 /// A value that is replaced as a whole. Readers look at a version number, and take the lock only
 /// when it has changed.
 #[derive(Debug)]
@@ -127,8 +125,6 @@ pub struct WorkerShared {
     pub acked_lsn: CachePadded<AtomicU64>,
     /// What the worker tells, all written by it alone.
     pub told: CachePadded<Told>,
-    /// The worker's counters.
-    pub counters: CounterBlock,
 }
 
 /// What a worker tells of itself.
@@ -144,6 +140,8 @@ pub struct Told {
     pub held: AtomicU64,
     /// The epoch of the last view in which this node became owner of further slots.
     pub takeover_epoch: AtomicU64,
+    /// How many slots it brought.
+    pub takeover_slots: AtomicU64,
     /// When that view was taken up, in microseconds.
     pub takeover_us: AtomicU64,
     /// When the first packet of a flow adopted then was forwarded, in microseconds; 0 for not yet.

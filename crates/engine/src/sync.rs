@@ -65,6 +65,9 @@ impl<P: Port> Worker<P> {
     /// Hands a flow's record to the sync core. When the ring is full its slot is sent again later:
     /// nothing blocks, and nothing is lost for good.
     pub(crate) fn emit(&mut self, id: FlowId) {
+        if !self.config.replicate {
+            return;
+        }
         let lsn = self.lsn + 1;
         let now_s = self.now.s();
         let entry = self.table.entry_mut(id);

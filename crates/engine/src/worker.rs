@@ -269,7 +269,7 @@ impl<P: Port> Worker<P> {
             routes: Routes::new(&config.interfaces, &config.routes),
             hops: Hops::with_capacity(config.hops),
             hold: HoldQueue::with_capacity(config.hold.capacity),
-            counters: Counters::new(),
+            counters: Counters::default(),
             jobs: Jobs::new(config.resync_rate),
             unanswered: VecDeque::with_capacity(MESSAGES_PER_TURN),
             icmp_tokens: Tokens::new(config.icmp_rate),
@@ -385,6 +385,8 @@ impl<P: Port> Worker<P> {
         if !adopted.is_empty() && !first {
             let told = &self.shared.told;
             told.first_forward_us.store(0, Ordering::Relaxed);
+            told.takeover_slots
+                .store(adopted.len() as u64, Ordering::Relaxed);
             told.takeover_us.store(self.now.us, Ordering::Relaxed);
             told.takeover_epoch.store(view.epoch, Ordering::Release);
             self.ownership.first_forward_awaited = true;
@@ -499,7 +501,7 @@ impl<P: Port> Worker<P> {
         told.held.store(self.hold.len() as u64, Ordering::Relaxed);
         told.deferred
             .store(!self.jobs.dirty.is_empty(), Ordering::Relaxed);
-        self.shared.counters.publish(&self.counters);
+        self.counters.publish();
     }
 
     /// Gives a port's waiting packets to the device.

@@ -1,0 +1,306 @@
+//! The daemon's life: read, check, build, run, end.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use config::Config;
+use engine::{LogEntry, NodeShared, Policy};
+use membership::{Member, MemberState, View};
+use parking_lot::Mutex;
+use rtrb::Consumer;
+use state::NODES_MAX;
+use telemetry::control::{Endpoint, Interface, Limits};
+use telemetry::counters::{Counts, Registry};
+
+use crate::clock::{monotonic_us, unix_ms};
+use crate::control::Answers;
+use crate::error::Error;
+use crate::ports::Ports;
+use crate::state::{Board, Busy};
+use crate::workers::Wake;
+use crate::{member, sync, workers};
+
+/// Time between two looks at signals, ports and the rules' log.
+const HOUSEKEEPING: Duration = Duration::from_millis(50);
+
+/// Runs the daemon until a signal ends it; with `check` only looks whether it could.
+pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
+    let config = Config::load(path)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let online: Vec<usize> = core_affinity::get_core_ids()
+        .unwrap_or_default()
+        .iter()
+        .map(|core| core.id)
+        .collect();
+    config.check_machine(&online)?;
+    let identity = match &config.pki {
+        Some(pki) => Some(transport::Identity::load(&pki.ca, &pki.cert, &pki.key)?),
+        None => None,
+    };
+    if check {
+        tracing::info!(
+            "{}: the configuration is good for this machine",
+            path.display()
+        );
+        return Ok(());
+    }
+    let mut signals = signal_hook::iterator::Signals::new([
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGINT,
+    ])
+    .map_err(Error::Signals)?;
+    // Claimed first: a second daemon on the same socket must not touch the devices.
+    let socket = Endpoint {
+        path: config.control.socket.clone(),
+        mode: config.control.mode,
+        group: config.control.group.clone(),
+    }
+    .bind()?;
+
+    let config = Arc::new(config);
+    let mut ports = Ports::open(&config)?;
+    let node = Arc::new(NodeShared::new(
+        first_view(&config),
+        Policy::new(&config.rules),
+    ));
+    let board = Arc::new(Board {
+        node: node.clone(),
+        incarnation: unix_ms(),
+        started_us: monotonic_us(),
+        synced: Default::default(),
+        sync: Default::default(),
+        members: Default::default(),
+        sync_busy: Busy::default(),
+        member_busy: Busy::default(),
+    });
+    let queues = std::mem::take(&mut ports.queues);
+    let built = workers::build(&config, queues, &ports.of_interface, &node);
+
+    let mut registry = Registry::new();
+    let (mut ready_workers, mut ends, mut shared) = (vec![], vec![], vec![]);
+    let (mut pages, mut logs) = (vec![], vec![]);
+    for (number, built) in built.into_iter().enumerate() {
+        let (counts, malformed) = built.worker.counters().readers();
+        registry.register(format!("worker{number}"), &counts);
+        registry.register(format!("worker{number}.malformed"), &malformed);
+        shared.push(built.ends.shared.clone());
+        ready_workers.push(built.worker);
+        ends.push(built.ends);
+        pages.push(Mutex::new(built.pages));
+        logs.push(built.log);
+    }
+    let sync_counts = Counts::<sync::SyncCounter>::new();
+    let member_counts = Counts::<member::MemberCounter>::new();
+    if config.cluster.is_some() {
+        registry.register("sync", &sync_counts.reader());
+        registry.register("membership", &member_counts.reader());
+    }
+    let interfaces = Arc::new(Mutex::new(interface_reports(&config, &ports)));
+    let answers = Answers {
+        config: config.clone(),
+        board: board.clone(),
+        registry,
+        workers: shared.clone(),
+        pages,
+        interfaces: interfaces.clone(),
+        rules: config
+            .rules
+            .rules()
+            .iter()
+            .map(|r| (r.id(), r.name.clone()))
+            .collect(),
+    };
+    let server = socket
+        .serve(answers, Limits::default())
+        .map_err(|source| Error::Thread {
+            name: "control".into(),
+            source,
+        })?;
+
+    // Workers end last: they forward while the others say good-bye.
+    let (stop, stop_workers) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let wake = Arc::new(Wake::default());
+    let mut threads = vec![];
+    let mut worker_threads = vec![];
+    for (number, worker) in ready_workers.into_iter().enumerate() {
+        worker_threads.push(workers::start(
+            worker,
+            number,
+            config.cores.workers[number],
+            shared[number].clone(),
+            wake.clone(),
+            stop_workers.clone(),
+        )?);
+    }
+    let leave = Arc::new(AtomicBool::new(false));
+    let mut result = Ok(());
+    if let (Some(cluster), Some(identity)) = (&config.cluster, identity) {
+        let (ready, started) = mpsc::channel();
+        threads.push(sync::start(
+            &config,
+            cluster,
+            identity.clone(),
+            ends,
+            board.clone(),
+            sync_counts,
+            wake,
+            stop.clone(),
+            ready.clone(),
+        )?);
+        threads.push(member::start(
+            &config,
+            cluster,
+            identity,
+            board.clone(),
+            shared,
+            member_counts,
+            leave.clone(),
+            stop.clone(),
+            ready,
+        )?);
+        for _ in 0..2 {
+            result = result.and_then(|()| {
+                started
+                    .recv()
+                    .unwrap_or_else(|_| Err(Error::CoreEnded("sync or membership".into())))
+            });
+        }
+    }
+
+    if result.is_ok() {
+        tracing::info!("{} is up: {} workers", config.name, worker_threads.len());
+        let rules = config.rules.rules();
+        result = loop {
+            if let Some(signal) = signals.pending().next() {
+                tracing::info!("signal {signal}: ending");
+                break Ok(());
+            }
+            if let Some(ended) = worker_threads
+                .iter()
+                .chain(&threads)
+                .find(|t| t.is_finished())
+            {
+                let name = ended.thread().name().unwrap_or("?").to_owned();
+                break Err(Error::CoreEnded(name));
+            }
+            *interfaces.lock() = interface_reports(&config, &ports);
+            log_decisions(&config, rules, &mut logs);
+            std::thread::sleep(HOUSEKEEPING);
+        };
+    }
+    leave.store(true, Ordering::Relaxed);
+    if let Some(cluster) = &config.cluster
+        && result.is_ok()
+    {
+        // The peers take over when they hear of it; until then packets still come here.
+        std::thread::sleep(cluster.heartbeat * 3);
+    }
+    stop.store(true, Ordering::Relaxed);
+    for thread in threads {
+        let _ = thread.join();
+    }
+    stop_workers.store(true, Ordering::Relaxed);
+    for thread in worker_threads {
+        let _ = thread.join();
+    }
+    drop(server);
+    let Ports {
+        ports, pool, eal, ..
+    } = ports;
+    drop(ports);
+    drop(pool);
+    if let Err(error) = eal.shut_down() {
+        tracing::warn!("{error}");
+    }
+    result
+}
+
+/// Before the membership core has spoken: a node alone owns everything, a member of a cluster
+/// nothing.
+fn first_view(config: &Config) -> View {
+    let me = config.node;
+    let alone = config.cluster.is_none();
+    let state = if alone {
+        MemberState::Active
+    } else {
+        MemberState::Joining
+    };
+    View {
+        epoch: 0,
+        digest: 0,
+        members: vec![Member {
+            id: me,
+            state,
+            incarnation: 0,
+        }],
+        owner: Box::new([alone.then_some(me); state::SLOTS]),
+        groups: vec![vec![]; NODES_MAX],
+        targets: vec![state::NodeSet::EMPTY; NODES_MAX],
+    }
+}
+
+fn interface_reports(config: &Config, ports: &Ports) -> Vec<Interface> {
+    let reports = config
+        .interfaces
+        .iter()
+        .zip(&ports.of_interface)
+        .map(|(interface, port)| {
+            let port = &ports.ports[*port];
+            let stats = port.stats().unwrap_or_default();
+            Interface {
+                name: interface.name.clone(),
+                device: interface.device.name().to_owned(),
+                link_up: port.link().is_ok_and(|link| link.up),
+                mac: port
+                    .mac()
+                    .map(|mac| wire::Mac(mac).to_string())
+                    .unwrap_or_default(),
+                rx_packets: stats.rx_packets,
+                tx_packets: stats.tx_packets,
+                rx_missed: stats.rx_missed,
+                rx_errors: stats.rx_errors,
+                tx_errors: stats.tx_errors,
+            }
+        });
+    reports.collect()
+}
+
+/// Writes what rules with `log = true` have decided.
+fn log_decisions(config: &Config, rules: &[policy::Rule], logs: &mut [Consumer<LogEntry>]) {
+    /// Lines per worker and look; the rest waits in the ring, and what finds that full is counted.
+    const LINES: usize = 256;
+    let names: HashMap<u32, &str> = rules.iter().map(|r| (r.id(), r.name.as_str())).collect();
+    let zone = |id| config.rules.zones().name(id).unwrap_or("?");
+    for log in logs {
+        for _ in 0..LINES {
+            let Ok(LogEntry {
+                query: q,
+                decision: d,
+            }) = log.pop()
+            else {
+                break;
+            };
+            tracing::info!(
+                "rule {} {}: {} to {}, proto {}, {} port {} to {} port {}",
+                names.get(&d.rule_id).unwrap_or(&"default"),
+                d.action,
+                zone(q.zone_from),
+                zone(q.zone_to),
+                q.proto,
+                wire::addr_to_ip(&q.src),
+                q.sport,
+                wire::addr_to_ip(&q.dst),
+                q.dport,
+            );
+        }
+    }
+}
