@@ -124,21 +124,41 @@ impl FlowGenerator {
         sent_packets(&self.space)
     }
 
-    /// Stops it and waits for its end. Returns the packets that it sent.
+    /// Stops it and waits for its end, and until all that it left has gone out. Returns the
+    /// packets that it sent.
     pub fn finish(mut self) -> Result<u64> {
         self.duty.stop();
         command(&mut self.stdin, "stop")?;
         command(&mut self.stdin, "quit")?;
         let limit = Duration::from_secs(20);
         match self.process.wait_timeout(limit)? {
-            Some(status) if status.success() => self.sent(),
-            Some(status) => Err(self.process.ended_error(status)),
-            None => Err(Error::Timeout {
-                what: "testpmd to end".into(),
-                after: limit,
-                detail: String::new(),
-            }),
+            Some(status) if status.success() => {}
+            Some(status) => return Err(self.process.ended_error(status)),
+            None => {
+                let what = "testpmd to end".into();
+                return Err(Error::Timeout {
+                    what,
+                    after: limit,
+                    detail: String::new(),
+                });
+            }
         }
+        let every = Duration::from_millis(20);
+        wait_until(
+            "the token bucket to drain",
+            limit,
+            every,
+            &Interrupt::default(),
+            || {
+                let left = backlog(&self.space)?;
+                Ok(if left == 0 {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending(format!("{left} bytes are left"))
+                })
+            },
+        )?;
+        self.sent()
     }
 }
 
@@ -207,4 +227,24 @@ fn sent_packets(space: &Namespace) -> Result<u64> {
                 .ok()
         })
         .ok_or_else(|| Error::Scenario(format!("{} has no eth0", space.name())))
+}
+
+/// Bytes that wait in the token bucket.
+fn backlog(space: &Namespace) -> Result<u64> {
+    #[derive(serde::Deserialize)]
+    struct Qdisc {
+        backlog: u64,
+    }
+    let text = run(
+        Some(space),
+        "tc",
+        &["-json", "-statistics", "qdisc", "show", "dev", "eth0"],
+        "",
+    )?;
+    let qdiscs: Vec<Qdisc> = serde_json::from_str(&text).map_err(|source| Error::Json {
+        from: "tc".into(),
+        source,
+        text: text.chars().take(300).collect(),
+    })?;
+    Ok(qdiscs.iter().map(|qdisc| qdisc.backlog).sum())
 }
