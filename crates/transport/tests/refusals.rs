@@ -481,6 +481,72 @@ async fn a_peer_that_breaks_the_protocol_is_cut_off_with_the_reason() {
 }
 
 #[tokio::test]
+async fn a_newer_connection_of_a_peer_replaces_the_older() {
+    let alpha = Site::new("alpha", &["n1", "n2"]);
+    let socket = socket();
+    let from = socket.local_addr().unwrap();
+    let stranger = Stranger {
+        cert: Some((&alpha, "n2")),
+        requires: None,
+        protocol: PROTOCOL,
+    };
+    let quinn = stranger.endpoint(socket);
+    // One event at a time, so that most of what the older connection brings waits undelivered.
+    let tuning = Tuning {
+        events_max: 1,
+        ..eager()
+    };
+    let mut n1 = Endpoint::bind(alpha.options("n1", vec![peer(2, from)], tuning)).unwrap();
+    n1.set_wanted(2, false);
+    let addr = n1.local_addr().unwrap();
+    let mut conns = Vec::new();
+    let mut streams = Vec::new();
+    for generation in 1..=2u8 {
+        let connecting = quinn.connect(addr, "n1.alpha.ravelin").unwrap();
+        let conn = connecting.await.unwrap();
+        let mut greeting = conn.accept_uni().await.unwrap();
+        assert_eq!(
+            greeting.read_to_end(100).await.unwrap(),
+            PROTOCOL.as_bytes()
+        );
+        let (mut send, _recv) = conn.open_bi().await.unwrap();
+        let mut bytes = vec![0, 0];
+        for _ in 0..100 {
+            bytes.extend_from_slice(&[1, 0, 0, 0, generation]);
+        }
+        send.write_all(&bytes).await.unwrap();
+        if generation == 1 {
+            until(|| {
+                let accepted = n1.stats(2).unwrap().accepted.unwrap();
+                accepted.bytes_received > 3500
+            })
+            .await;
+        }
+        streams.push(send);
+        conns.push(conn);
+    }
+    match conns[0].closed().await {
+        quinn::ConnectionError::ApplicationClosed(close) => {
+            assert_eq!(close.error_code.into_inner(), CloseCode::Superseded as u64);
+        }
+        other => panic!("{other:?}"),
+    }
+    let (mut old, mut new) = (0, 0);
+    while new < 100 {
+        match next(&mut n1).await {
+            Event::Frame { frame, .. } if frame[..] == [1] => {
+                assert_eq!(new, 0, "the older connection speaks after the newer");
+                old += 1;
+            }
+            Event::Frame { .. } => new += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    // What was in the event queue, not what waited for it.
+    assert!(old <= 2, "{old} frames of the older connection");
+}
+
+#[tokio::test]
 async fn an_endpoint_says_what_is_wrong_with_its_options() {
     let site = Site::new("alpha", &["n1", "n2"]);
     let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
