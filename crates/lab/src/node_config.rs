@@ -313,6 +313,23 @@ mod tests {
     }
 
     #[test]
+    fn the_daemons_parser_takes_it() {
+        for (nodes, cpus) in [(2, 1), (3, 2), (16, 2), (3, 16)] {
+            let cpus: Vec<usize> = (0..cpus).collect();
+            for index in 1..=nodes {
+                let text = Settings::new(nodes)
+                    .toml(index, &cpus, "/run/x/n.sock", "rvl-n")
+                    .expect("serialises");
+                let config = ::config::Config::parse(&text, "n.toml", "")
+                    .unwrap_or_else(|error| panic!("n{index} of {nodes} on {cpus:?}: {error}"));
+                config
+                    .check_machine(&cpus)
+                    .unwrap_or_else(|error| panic!("{error}"));
+            }
+        }
+    }
+
+    #[test]
     fn threads_share_a_cpu_only_when_they_must() {
         let cpus: Vec<usize> = (0..9).collect();
         let seats: Vec<Seats> = (0..3).map(|node| Seats::of(node, 3, &cpus)).collect();
