@@ -84,8 +84,9 @@ struct Peer {
     config_digest: u64,
     hears: NodeSet,
     holds: NodeSet,
-    /// Its snapshot is complete here, of its present run.
-    synced: bool,
+    /// The run of which its snapshot is complete here. It can be one that is not heard yet: state
+    /// comes over another connection than heartbeats.
+    synced_run: Option<u64>,
     /// Since when it is heard and does not hear this node.
     unheard_since_ms: Option<u64>,
     unheard_said: bool,
@@ -164,7 +165,7 @@ impl Membership {
     /// this node last became joining.
     pub fn on_synced(&mut self, peer: NodeId, incarnation: u64) {
         if let Some(peer) = self.peers.iter_mut().find(|p| p.id == peer) {
-            peer.synced |= peer.alive && peer.incarnation == incarnation;
+            peer.synced_run = peer.synced_run.max(Some(incarnation));
         }
         self.settle();
     }
@@ -327,9 +328,6 @@ impl Membership {
         let was = (peer.alive, peer.incarnation, peer.state());
         let config_was = peer.config_digest;
         peer.take(&heard, self.now_ms, self.config.timing().dead_after_ms);
-        if newer_run {
-            peer.synced = false;
-        }
         let (is_alive, is) = (peer.alive, peer.state());
         match was {
             (true, incarnation, _) if !is_alive => {
@@ -443,7 +441,7 @@ impl Membership {
     fn waits_for(&self) -> NodeSet {
         let waited = self.now_ms - self.started_ms >= self.config.timing().join_wait_ms;
         let blocks = |peer: &&Peer| match peer.state() {
-            MemberState::Active => !peer.synced,
+            MemberState::Active => !peer.synced(),
             MemberState::Joining | MemberState::Draining => false,
             MemberState::Dead => peer.heard_ms.is_none() && !waited,
         };
@@ -469,7 +467,7 @@ impl Membership {
 
     /// Without the cluster's state again: every active peer must give it anew.
     fn rejoin(&mut self) {
-        self.peers.iter_mut().for_each(|p| p.synced = false);
+        self.peers.iter_mut().for_each(|p| p.synced_run = None);
         self.change_to(MemberState::Joining);
     }
 
@@ -510,7 +508,7 @@ impl Membership {
     }
 
     fn synced(&self) -> NodeSet {
-        let synced = self.peers.iter().filter(|p| p.synced);
+        let synced = self.peers.iter().filter(|p| p.synced());
         synced.map(|p| p.id).collect()
     }
 
@@ -538,7 +536,7 @@ impl Peer {
             config_digest,
             hears: NodeSet::EMPTY,
             holds: NodeSet::EMPTY,
-            synced: false,
+            synced_run: None,
             unheard_since_ms: None,
             unheard_said: false,
         }
@@ -549,6 +547,11 @@ impl Peer {
             true => self.announced.state(),
             false => MemberState::Dead,
         }
+    }
+
+    /// Whether its snapshot is complete here, of its present run.
+    fn synced(&self) -> bool {
+        self.alive && self.synced_run == Some(self.incarnation)
     }
 
     fn take(&mut self, heard: &Heartbeat, now_ms: u64, dead_after_ms: u64) {
@@ -567,7 +570,7 @@ impl Peer {
 
     fn die(&mut self) {
         self.alive = false;
-        self.synced = false;
+        self.synced_run = None;
         self.unheard_since_ms = None;
         self.unheard_said = false;
     }

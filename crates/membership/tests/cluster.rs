@@ -493,6 +493,29 @@ fn what_does_not_belong_is_refused_once_and_named() {
 }
 
 #[test]
+fn a_snapshot_may_be_complete_before_its_sender_is_heard() {
+    let ours = config(2, TIMING);
+    let mut it = Membership::new(ours.clone(), node(0), 1, 0).unwrap();
+    let mut peer = Membership::new(ours, node(1), 70, 0).unwrap();
+    peer.tick(0);
+    peer.tick(TIMING.join_wait_ms);
+    assert_eq!(peer.state(), Active);
+    let active = heartbeat_of(&mut peer, TIMING.join_wait_ms + 10);
+    // Of an earlier run: worth nothing.
+    it.on_synced(node(1), 69);
+    it.on_message(node(1), &active, 20);
+    assert_eq!(it.state(), Joining);
+    it.on_synced(node(1), 70);
+    assert_eq!(it.state(), Active);
+
+    let mut it = Membership::new(config(2, TIMING), node(0), 2, 0).unwrap();
+    it.on_synced(node(1), 70);
+    assert_eq!(it.state(), Joining);
+    it.on_message(node(1), &active, 20);
+    assert_eq!(it.state(), Active);
+}
+
+#[test]
 fn late_and_repeated_heartbeats_are_no_signs_of_life() {
     let ours = config(2, TIMING);
     let mut it = Membership::new(ours.clone(), node(0), 1, 0).unwrap();
