@@ -1,5 +1,5 @@
-//! Measures the sending half: nanoseconds per change from the worker's message to the frame, and
-//! bytes per new flow in frames.
+//! Measures both halves: nanoseconds per change from the worker's message to the frame and from
+//! the frame to the worker, as medians over bursts, and bytes per new flow in frames.
 //!
 //! `cargo run --release -p replication --example pack`
 
@@ -44,17 +44,22 @@ fn measure(proto: u8, burst: u64) -> Cost {
     sender.on_connected(id(1), 0);
 
     let changes = if burst == 1 { CHANGES / 10 } else { CHANGES };
-    let (mut send, mut receive) = (Duration::ZERO, Duration::ZERO);
+    let (mut send, mut receive) = (Vec::new(), Vec::new());
+    let mut whole = false;
     let mut frames: Vec<(u16, Vec<u8>)> = Vec::new();
     let mut answers: Vec<(u16, Vec<u8>)> = Vec::new();
     let mut lsn = 0;
     let mut bytes_before = 0;
     while lsn < changes {
+        if !whole {
+            whole = sender.status(0).whole;
+            bytes_before = sender.counters().bytes_sent;
+        }
         let start = Instant::now();
         for (stream, frame) in answers.drain(..) {
             sender.on_answer(id(1), stream, &frame, 0);
         }
-        if sender.status(0).whole {
+        if whole {
             for _ in 0..burst {
                 lsn += 1;
                 let record = flow(proto, lsn as u32);
@@ -68,8 +73,6 @@ fn measure(proto: u8, burst: u64) -> Cost {
                     0,
                 );
             }
-        } else {
-            bytes_before = sender.counters().bytes_sent;
         }
         while let Some(output) = sender.poll() {
             match output {
@@ -83,7 +86,7 @@ fn measure(proto: u8, burst: u64) -> Cost {
                 other => drop(black_box(other)),
             }
         }
-        send += start.elapsed();
+        send.push(start.elapsed());
         let start = Instant::now();
         for (stream, frame) in &frames {
             receiver.on_frame(id(0), *stream, frame, 0);
@@ -110,13 +113,16 @@ fn measure(proto: u8, burst: u64) -> Cost {
                 other => drop(black_box(other)),
             }
         }
-        receive += start.elapsed();
+        receive.push(start.elapsed());
         for (_, frame) in frames.drain(..) {
             sender.recycle(frame);
         }
     }
     let counters = sender.counters();
-    let per_change = |time: Duration| time.as_nanos() as f64 / changes as f64;
+    let per_change = |mut times: Vec<Duration>| {
+        let middle = times.len() / 2;
+        times.select_nth_unstable(middle).1.as_nanos() as f64 / burst as f64
+    };
     Cost {
         send_ns: per_change(send),
         receive_ns: per_change(receive),

@@ -14,6 +14,7 @@
 //! the node's own targets. Copies that are equal change nothing, so this ends.
 #![forbid(unsafe_code)]
 
+mod joining;
 mod link;
 mod log;
 mod message;

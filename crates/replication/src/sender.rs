@@ -6,10 +6,11 @@ use std::sync::Arc;
 use membership::{MemberState, View};
 use state::{FlowRecord, NODES_MAX, NodeId, Slot, SlotSet};
 
+use crate::joining::Asks;
 use crate::log::Log;
 use crate::message::{
-    self, Ack, ArchivedAck, ArchivedWelcome, CONTROL, Hello, Message, RECORDS_LAST, Request,
-    SNAPSHOTS, Violation, Welcome, open,
+    self, Ack, ArchivedAck, ArchivedWelcome, CONTROL, Hello, Message, RECORDS_LAST, SNAPSHOTS,
+    Violation, Welcome, open,
 };
 use crate::options::{HoldAcks, Options};
 use crate::replicator::Shared;
@@ -38,7 +39,7 @@ pub(crate) struct Sender {
     /// Snapshots that peers asked for before the view showed them.
     requests: BTreeMap<NodeId, u64>,
     /// While this node is joining: whom it asks for their state.
-    asks: BTreeMap<NodeId, Ask>,
+    asks: Asks,
     /// Whether redundancy is whole, and since when.
     whole: (bool, u64),
 }
@@ -64,13 +65,6 @@ struct Adoption {
     pace: usize,
     /// By worker: the log number with which all scans were complete.
     until: Vec<u64>,
-}
-
-struct Ask {
-    incarnation: u64,
-    /// The session in which it was asked.
-    asked: Option<u32>,
-    synced: bool,
 }
 
 impl Sender {
@@ -106,7 +100,7 @@ impl Sender {
                 until: vec![0; workers],
             },
             requests: BTreeMap::new(),
-            asks: BTreeMap::new(),
+            asks: Asks::default(),
             whole: (false, 0),
             options,
         }
@@ -236,14 +230,7 @@ impl Sender {
         incarnation: u64,
         shared: &mut Shared,
     ) {
-        if let Some(ask) = self.asks.get_mut(&peer)
-            && ask.incarnation == incarnation
-            && ask.asked.is_some()
-            && !ask.synced
-        {
-            ask.synced = true;
-            shared.outbox.note(Output::Synced { peer, incarnation });
-        }
+        self.asks.received(peer, incarnation, shared);
     }
 
     pub(crate) fn view(&mut self, view: Arc<View>, shared: &mut Shared) {
@@ -298,13 +285,19 @@ impl Sender {
         if self.targets.is_empty() {
             self.alone(shared);
         }
-        self.ask_members(&view);
+        self.asks.view(me, &view);
         self.view = Some(view);
     }
 
     /// Sends, attaches, asks and releases whatever has become possible.
     pub(crate) fn pump(&mut self, shared: &mut Shared) {
-        self.send_asks(shared);
+        let links = &self.links;
+        let greeted = |peer: NodeId| {
+            let link = &links[peer.index()];
+            let greeting = link.greeting.as_ref()?;
+            Some((link.wire.session, greeting.incarnation))
+        };
+        self.asks.send(greeted, shared);
         self.take_requests(shared);
         let peers = self.targets.keys().copied().collect::<state::NodeSet>();
         for peer in peers.iter() {
@@ -499,48 +492,6 @@ impl Sender {
             chunk.cancel(shared);
         }
         self.adoption.remaining = SlotSet::empty();
-    }
-
-    fn ask_members(&mut self, view: &View) {
-        let me = self.options.me;
-        let joining = view
-            .member(me)
-            .is_some_and(|member| member.state == MemberState::Joining);
-        if !joining {
-            self.asks.clear();
-            return;
-        }
-        let active = |peer: &NodeId| {
-            view.member(*peer)
-                .filter(|member| member.state == MemberState::Active && *peer != me)
-        };
-        self.asks.retain(|peer, ask| {
-            active(peer).is_some_and(|member| member.incarnation == ask.incarnation)
-        });
-        for member in view.members.iter().filter_map(|member| active(&member.id)) {
-            let incarnation = member.incarnation;
-            self.asks.entry(member.id).or_insert(Ask {
-                incarnation,
-                asked: None,
-                synced: false,
-            });
-        }
-    }
-
-    fn send_asks(&mut self, shared: &mut Shared) {
-        for (peer, ask) in &mut self.asks {
-            let link = &self.links[peer.index()];
-            let session = link.wire.session;
-            let greeted = link.greeting.as_ref().map(|greeting| greeting.incarnation);
-            if greeted == Some(ask.incarnation) && !ask.synced && ask.asked != Some(session) {
-                ask.asked = Some(session);
-                let request = Request {
-                    incarnation: self.options.incarnation,
-                    session,
-                };
-                shared.send(*peer, CONTROL, &request);
-            }
-        }
     }
 
     fn take_requests(&mut self, shared: &mut Shared) {

@@ -1,0 +1,85 @@
+//! A joining node's questions: it asks every active member for all that the member owns.
+
+use std::collections::BTreeMap;
+
+use membership::{MemberState, View};
+use state::NodeId;
+
+use crate::message::{CONTROL, Request};
+use crate::replicator::Shared;
+use crate::status::Output;
+
+/// Whom this node has to ask; nobody when it is not joining.
+#[derive(Default)]
+pub(crate) struct Asks {
+    by_peer: BTreeMap<NodeId, Ask>,
+}
+
+struct Ask {
+    /// The run of the member that is asked.
+    incarnation: u64,
+    /// The session in which it was asked.
+    asked: Option<u32>,
+    synced: bool,
+}
+
+impl Asks {
+    /// Follows the view: members that were restarted are asked anew, dead ones are forgotten.
+    pub(crate) fn view(&mut self, me: NodeId, view: &View) {
+        let state = |id| view.member(id).map(|member| member.state);
+        if state(me) != Some(MemberState::Joining) {
+            self.by_peer.clear();
+            return;
+        }
+        self.by_peer.retain(|peer, ask| {
+            view.member(*peer).is_some_and(|member| {
+                member.state == MemberState::Active && member.incarnation == ask.incarnation
+            })
+        });
+        for member in &view.members {
+            if member.state == MemberState::Active && member.id != me {
+                let incarnation = member.incarnation;
+                let ask = Ask {
+                    incarnation,
+                    asked: None,
+                    synced: false,
+                };
+                self.by_peer.entry(member.id).or_insert(ask);
+            }
+        }
+    }
+
+    /// Asks whom it has not asked yet in the present session. `greeted` tells a peer's session and
+    /// its run, once the peer has answered the greeting.
+    pub(crate) fn send(
+        &mut self,
+        greeted: impl Fn(NodeId) -> Option<(u32, u64)>,
+        shared: &mut Shared,
+    ) {
+        for (&peer, ask) in self.by_peer.iter_mut().filter(|(_, ask)| !ask.synced) {
+            if let Some((session, incarnation)) = greeted(peer)
+                && incarnation == ask.incarnation
+                && ask.asked != Some(session)
+            {
+                ask.asked = Some(session);
+                let request = Request {
+                    incarnation: shared.incarnation,
+                    session,
+                };
+                shared.send(peer, CONTROL, &request);
+            }
+        }
+    }
+
+    /// All that this run of a peer owned is in the tables here.
+    pub(crate) fn received(&mut self, peer: NodeId, incarnation: u64, shared: &mut Shared) {
+        if let Some(ask) = self.by_peer.get_mut(&peer)
+            && ask.incarnation == incarnation
+            && ask.asked.is_some()
+            && !ask.synced
+        {
+            ask.synced = true;
+            shared.outbox.note(Output::Synced { peer, incarnation });
+        }
+    }
+}
