@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Site, connected, next, peer, socket};
+use common::{PATIENCE, Site, connected, next, peer, socket, until};
 use tokio::sync::oneshot;
 use transport::{DisconnectReason, Endpoint, Event, Options, Tuning};
 
@@ -113,6 +113,45 @@ async fn a_restarted_peer_is_connected_again_at_once() {
     // Keep-alive would need a second. The best of three, because the machine may be busy.
     let best = times.iter().min().unwrap();
     assert!(*best < Duration::from_millis(500), "{times:?}");
+    node.kill();
+}
+
+#[tokio::test]
+async fn the_restart_of_a_peer_is_noticed_on_an_idle_connection() {
+    let site = Site::new("alpha", &["n1", "n2"]);
+    let (ours, theirs) = (socket(), socket());
+    let (our_addr, their_addr) = (ours.local_addr().unwrap(), theirs.local_addr().unwrap());
+    drop(theirs);
+    let node = Node::start(options(&site, their_addr, our_addr));
+    // No keep-alive: only a probe can find out.
+    let mute = Tuning {
+        keep_alive: Duration::from_secs(600),
+        idle_timeout: Duration::from_secs(1200),
+        ..Tuning::default()
+    };
+    let n1 = site.options("n1", vec![peer(2, their_addr)], mute);
+    let mut a = Endpoint::over(ours, n1).unwrap();
+    connected(&mut a, 2).await;
+    echo(&mut a, 1).await;
+    // Acknowledgements and MTU discovery have come to an end.
+    let sent = |a: &Endpoint| a.stats(2).unwrap().dialed.unwrap().packets_sent;
+    let (mut last, mut since) = (sent(&a), Instant::now());
+    until(|| {
+        if sent(&a) != last {
+            (last, since) = (sent(&a), Instant::now());
+        }
+        since.elapsed() > Duration::from_millis(300)
+    })
+    .await;
+
+    node.kill();
+    let node = Node::start(options(&site, their_addr, our_addr));
+    match next(&mut a).await {
+        Event::Disconnected { peer: 2, why } => assert_eq!(why, DisconnectReason::Reset),
+        other => panic!("{other:?}"),
+    }
+    connected(&mut a, 2).await;
+    echo(&mut a, 2).await;
     node.kill();
 }
 
