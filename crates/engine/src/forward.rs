@@ -39,18 +39,24 @@ impl<P: Port> Worker<P> {
             self.counters.count(Counter::DropDenied);
             return;
         }
+        let now_s = self.now.s();
         let was_replica = self.table.entry(id).local.flags.is_replica();
         let entry = self.table.entry_mut(id);
         let before = entry.record.progress;
         if p.proto == PROTO_TCP {
             let context = tcp::Context {
                 strict: self.config.tcp_strict,
-                sender_behind: entry.local.flags.must_reanchor(dir),
-                receiver_behind: entry.local.flags.must_reanchor(dir.reverse()),
+                sender_behind: entry.local.flags.is_behind(dir),
+                receiver_behind: entry.local.flags.is_behind(dir.reverse()),
             };
             match tcp::track(&mut entry.record, dir, &p.tcp, context) {
                 Outcome::Pass => {
-                    entry.local.flags.take_reanchor(dir);
+                    if was_replica {
+                        entry.local.adopted_s = now_s;
+                    }
+                    if now_s >= entry.local.adopted_s + ANCHOR_S {
+                        entry.local.flags.anchored(dir);
+                    }
                 }
                 Outcome::PassUntracked => {}
                 Outcome::OutOfWindow => return self.counters.count(Counter::DropTcpWindow),
@@ -66,7 +72,7 @@ impl<P: Port> Worker<P> {
             entry.record.progress = before.union(Progress::seen(dir));
         }
         entry.local.flags.handled();
-        entry.local.seen_s = self.now.s();
+        entry.local.seen_s = now_s;
         entry.local.packets[dir.index()] += 1;
         entry.local.bytes[dir.index()] += u64::from(p.end - p.l3);
         let changed = entry.record.progress != before;
@@ -91,7 +97,7 @@ impl<P: Port> Worker<P> {
         let record = &self.table.entry(id).record;
         let plausible = match packet.p.inner {
             Some(inner) if inner.proto == PROTO_TCP => {
-                self.table.entry(id).local.flags.must_reanchor(packet.dir)
+                self.table.entry(id).local.flags.is_behind(packet.dir)
                     || tcp::quotes_sent(record, packet.dir, inner.tcp_seq)
             }
             _ => record.progress.contains(Progress::seen(packet.dir)),
@@ -295,6 +301,11 @@ impl<P: Port> Worker<P> {
         }
     }
 }
+
+/// How long the windows of an adopted flow are followed without being enforced. What was in flight
+/// when its owner died comes in any order: probes of the tail, then from the first loss on, with
+/// acknowledgements that jump over what arrived before. No single packet tells where the end is.
+const ANCHOR_S: u32 = 10;
 
 /// A hop that is not known yet.
 pub(crate) const NO_HOP: u32 = u32::MAX;

@@ -132,7 +132,12 @@ impl<P: Port> Worker<P> {
                     ..Local::default()
                 };
                 return match self.table.insert(*record, local) {
-                    Ok(_) => true,
+                    Ok(id) => {
+                        if self.ownership.owned.contains(slot_of(&record.key)) {
+                            self.emit(id);
+                        }
+                        true
+                    }
                     // A tombstone without a flow only guards against stragglers.
                     Err(InsertError::Full) => record.life == Life::Dead,
                     Err(InsertError::Present(_)) => unreachable!("the lookup did not find it"),
@@ -143,7 +148,8 @@ impl<P: Port> Worker<P> {
         let entry = self.table.entry_mut(found);
         let was_alive = entry.is_alive();
         let other_incarnation = entry.record.incarnation != record.incarnation;
-        if entry.record.merge(record) {
+        let changed = entry.record.merge(record);
+        if changed {
             if !owned || other_incarnation {
                 entry.local.flags = LocalFlags::replica();
             }
@@ -153,6 +159,11 @@ impl<P: Port> Worker<P> {
         }
         if entry.is_alive() {
             entry.local.seen_s = entry.local.seen_s.max(seen_s);
+        }
+        // What a former owner or a second handler tells late is news to this node's own targets.
+        // A copy that is equal changes nothing, so this ends.
+        if changed && owned {
+            self.emit(found);
         }
         true
     }

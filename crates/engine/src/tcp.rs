@@ -57,7 +57,7 @@ pub(crate) fn open(seg: &wire::Tcp, dir: Dir) -> ([TcpSide; 2], Progress) {
 pub(crate) struct Context {
     /// Whether segments outside of the windows are refused.
     pub(crate) strict: bool,
-    /// Whether the sender's window is that of an old copy and starts anew with this segment.
+    /// Whether the sender's window is that of an old copy: it is followed and not enforced.
     pub(crate) sender_behind: bool,
     /// The same of the receiver.
     pub(crate) receiver_behind: bool,
@@ -127,34 +127,8 @@ pub(crate) fn track(
         receiver.end
     };
 
-    if context.strict {
-        let window = u64::from(receiver.window_max);
-        let sent_too_far = sender_known
-            && !context.sender_behind
-            && !context.receiver_behind
-            && seq > sender.end_max;
-        let long_gone = sender_known && end + window < sender.end;
-        let acks_unsent = receiver_known && !context.receiver_behind && acked > receiver.end;
-        let slack = ACK_WINDOW.max(u64::from(sender.window_max));
-        let acks_ancient =
-            receiver_known && !context.receiver_behind && acked + slack < receiver.end;
-        if sent_too_far || long_gone || acks_unsent || acks_ancient {
-            return Outcome::OutOfWindow;
-        }
-    }
-
     let mut sender = sender;
-    let mut receiver = receiver;
-    if rst {
-        record.progress = record.progress.union(Progress::seen(dir));
-        if seq == sender.end && !context.sender_behind {
-            record.progress = record.progress.union(Progress::reset());
-        }
-        return Outcome::Pass;
-    }
     if !sender_known {
-        sender.end = end;
-        sender.end_max = end;
         sender.scale = if syn {
             seg.window_scale.map_or(0, scale_code)
         } else if record.progress.contains(Progress::syn(dir.reverse())) && receiver.scale == 0 {
@@ -163,12 +137,43 @@ pub(crate) fn track(
             SCALE_UNKNOWN
         };
     }
+    // Scaling needs the option on both sides' SYN.
     let shift = if syn || sender.scale == 0 || (receiver_known && receiver.scale == 0) {
         0
     } else {
         u32::from(sender.scale - 1)
     };
     let window = u32::from(seg.window) << shift;
+
+    if context.strict {
+        let reach = u64::from(receiver.window_max);
+        let sent_too_far = sender_known
+            && !context.sender_behind
+            && !context.receiver_behind
+            && seq > sender.end_max;
+        let long_gone = sender_known && !context.receiver_behind && end + reach < sender.end;
+        let acks_unsent = receiver_known && !context.receiver_behind && acked > receiver.end;
+        // What is in flight lies below the right edge of this very segment's window.
+        let slack = ACK_WINDOW.max(u64::from(sender.window_max.max(window)));
+        let acks_ancient =
+            receiver_known && !context.receiver_behind && acked + slack < receiver.end;
+        if sent_too_far || long_gone || acks_unsent || acks_ancient {
+            return Outcome::OutOfWindow;
+        }
+    }
+
+    let mut receiver = receiver;
+    if rst {
+        record.progress = record.progress.union(Progress::seen(dir));
+        if seq == sender.end {
+            record.progress = record.progress.union(Progress::reset());
+        }
+        return Outcome::Pass;
+    }
+    if !sender_known {
+        sender.end = end;
+        sender.end_max = end;
+    }
     sender.end = sender.end.max(end);
     sender.window_max = sender.window_max.max(window.max(1));
     if context.sender_behind {

@@ -37,6 +37,8 @@ pub struct Local {
     pub replicated_s: u32,
     /// When a flow whose replication is delayed is to be replicated; 0 when that is not pending.
     pub replicate_at_s: u32,
+    /// When the first packet was handled here of a flow that came as a copy; 0 for never.
+    pub adopted_s: u32,
     /// The next hops by direction relative to the key: indexes into the worker's table of hops.
     pub hops: [u32; 2],
     /// The epoch of the routes and hops at which `hops` were looked up; 0 for never.
@@ -50,15 +52,15 @@ pub struct Local {
 pub struct LocalFlags(pub u8);
 
 impl LocalFlags {
-    /// The next packet from endpoint `a` may lie beyond the remembered window; shift by the
-    /// direction for the other one.
-    const REANCHOR: u8 = 1;
+    /// The window remembered of endpoint `a` is that of an old copy; shift by the direction for the
+    /// other one.
+    const BEHIND: u8 = 1;
     /// The entry is a copy from a peer and no packet of it was handled here since.
     const REPLICA: u8 = 1 << 2;
 
     /// A copy from a peer: windows are behind in both directions.
     pub const fn replica() -> Self {
-        Self(Self::REPLICA | Self::REANCHOR | Self::REANCHOR << 1)
+        Self(Self::REPLICA | Self::BEHIND | (Self::BEHIND << 1))
     }
 
     /// Whether the entry is a copy of which no packet was handled here.
@@ -71,17 +73,14 @@ impl LocalFlags {
         self.0 &= !Self::REPLICA;
     }
 
-    /// Whether the sender of `dir` must be re-anchored, and from now on not again.
-    pub const fn take_reanchor(&mut self, dir: Dir) -> bool {
-        let bit = Self::REANCHOR << dir.index();
-        let was = self.0 & bit != 0;
-        self.0 &= !bit;
-        was
+    /// The window of the sender of `dir` is known well from now on.
+    pub const fn anchored(&mut self, dir: Dir) {
+        self.0 &= !(Self::BEHIND << dir.index());
     }
 
-    /// Whether the sender of `dir` must be re-anchored.
-    pub const fn must_reanchor(self, dir: Dir) -> bool {
-        self.0 & Self::REANCHOR << dir.index() != 0
+    /// Whether the remembered window of the sender of `dir` may lie far behind.
+    pub const fn is_behind(self, dir: Dir) -> bool {
+        self.0 & (Self::BEHIND << dir.index()) != 0
     }
 }
 

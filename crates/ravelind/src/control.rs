@@ -127,7 +127,7 @@ impl Answers {
             },
             role: if seen.owned {
                 FlowRole::Owner
-            } else if self.board.view().holds(self.config.node, slot) {
+            } else if self.board.node.view.load().holds(self.config.node, slot) {
                 FlowRole::Backup
             } else {
                 FlowRole::Stale
@@ -157,7 +157,7 @@ impl Answers {
 
     fn status(&self) -> Status {
         let now_us = monotonic_us();
-        let view = self.board.view();
+        let view = self.board.node.view.load();
         let me = self.config.node;
         let name = |id: NodeId| self.member_name(id);
         let heard = self.board.members.lock().clone().heard_ms;

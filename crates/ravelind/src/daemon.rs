@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use config::Config;
-use engine::{LogEntry, NodeShared, Policy};
+use engine::{LogEntry, NodeShared, Policy, Snapshot};
 use membership::{Member, MemberState, View};
 use parking_lot::Mutex;
 use rtrb::Consumer;
@@ -21,7 +21,6 @@ use crate::control::Answers;
 use crate::error::Error;
 use crate::ports::Ports;
 use crate::state::{Board, Busy};
-use crate::workers::Wake;
 use crate::{member, sync, workers};
 
 /// Time between two looks at signals, ports and the rules' log.
@@ -70,7 +69,9 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         Policy::new(&config.rules),
     ));
     let board = Arc::new(Board {
+        view: Arc::new(Snapshot::new(first_view(&config))),
         node: node.clone(),
+        wake: Default::default(),
         incarnation: unix_ms(),
         started_us: monotonic_us(),
         synced: Default::default(),
@@ -128,7 +129,6 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicBool::new(false)),
     );
-    let wake = Arc::new(Wake::default());
     let mut threads = vec![];
     let mut worker_threads = vec![];
     for (number, worker) in ready_workers.into_iter().enumerate() {
@@ -137,7 +137,7 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
             number,
             config.cores.workers[number],
             shared[number].clone(),
-            wake.clone(),
+            board.clone(),
             stop_workers.clone(),
         )?);
     }
@@ -152,7 +152,6 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
             ends,
             board.clone(),
             sync_counts,
-            wake,
             stop.clone(),
             ready.clone(),
         )?);

@@ -250,7 +250,8 @@ impl MemberCore {
                         view.members.len(),
                         view.owned(me),
                     );
-                    self.board.node.view.publish(view);
+                    self.board.view.publish(view);
+                    self.board.wake.wake();
                 }
                 Output::Send { to, bytes } => {
                     let sent = self.endpoint.send_datagram(to.raw(), &bytes);

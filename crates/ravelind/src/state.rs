@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use membership::View;
 use parking_lot::Mutex;
@@ -60,7 +60,11 @@ pub(crate) struct Busy(pub(crate) AtomicU64);
 /// Everything shared by the cores and the control socket.
 #[derive(Debug)]
 pub(crate) struct Board {
+    /// The membership core's latest view. The sync core takes it up first and then passes it to the
+    /// workers, so that no worker relies on targets that the replicator does not count yet.
+    pub(crate) view: Arc<engine::Snapshot<View>>,
     pub(crate) node: Arc<engine::NodeShared>,
+    pub(crate) wake: Wake,
     pub(crate) incarnation: u64,
     pub(crate) started_us: u64,
     pub(crate) synced: Synced,
@@ -70,8 +74,19 @@ pub(crate) struct Board {
     pub(crate) member_busy: Busy,
 }
 
-impl Board {
-    pub(crate) fn view(&self) -> Arc<View> {
-        self.node.view.load()
+/// Wakes the sync core out of its sleep.
+#[derive(Debug, Default)]
+pub(crate) struct Wake {
+    pub(crate) asleep: AtomicBool,
+    pub(crate) notify: tokio::sync::Notify,
+}
+
+impl Wake {
+    /// There is something for the sync core. A system call only when it sleeps, which it does
+    /// only under the idle policy of that name.
+    pub(crate) fn wake(&self) {
+        if self.asleep.load(Ordering::Relaxed) {
+            self.notify.notify_one();
+        }
     }
 }

@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::idle::Rest;
 use crate::pin;
 use crate::state::Board;
-use crate::workers::{Ends, Wake};
+use crate::workers::Ends;
 
 /// Messages of one worker, and events of the transport, taken per turn.
 const PER_TURN: usize = 512;
@@ -83,7 +83,6 @@ struct SyncCore {
     counts: Counts<SyncCounter>,
     /// Where answers to a peer's stream go: the connection on which its last frame came.
     replies: HashMap<(PeerId, u16), ReplyHandle>,
-    wake: Arc<Wake>,
     stop: Arc<AtomicBool>,
     ticked_us: u64,
     reported_us: u64,
@@ -102,7 +101,6 @@ pub(crate) fn start(
     ends: Vec<Ends>,
     board: Arc<Board>,
     counts: Counts<SyncCounter>,
-    wake: Arc<Wake>,
     stop: Arc<AtomicBool>,
     ready: std::sync::mpsc::Sender<Result<(), Error>>,
 ) -> Result<JoinHandle<()>, Error> {
@@ -144,11 +142,10 @@ pub(crate) fn start(
                 replicator,
                 ends,
                 names,
-                view: board.node.view.reader(),
+                view: board.view.reader(),
                 board,
                 counts,
                 replies: HashMap::new(),
-                wake,
                 stop,
                 ticked_us: 0,
                 reported_us: 0,
@@ -214,13 +211,13 @@ impl SyncCore {
     /// Sleeps until a worker or the network has something, or the next tick.
     async fn sleep(&mut self, now_us: u64) {
         let until_tick = Duration::from_micros((self.ticked_us + TICK_US).saturating_sub(now_us));
-        self.wake.asleep.store(true, Ordering::SeqCst);
+        self.board.wake.asleep.store(true, Ordering::SeqCst);
         // A worker that pushed just before it saw the flag did not wake us.
         if self.ends.iter().all(|end| end.from_worker.is_empty()) {
-            let wake = self.wake.clone();
+            let board = self.board.clone();
             let event = tokio::select! {
                 event = self.endpoint.events.recv() => event,
-                () = wake.notify.notified() => None,
+                () = board.wake.notify.notified() => None,
                 () = tokio::time::sleep(until_tick.max(Duration::from_micros(100))) => None,
             };
             if let Some(event) = event {
@@ -228,13 +225,14 @@ impl SyncCore {
                 self.carry_out();
             }
         }
-        self.wake.asleep.store(false, Ordering::Relaxed);
+        self.board.wake.asleep.store(false, Ordering::Relaxed);
     }
 
     fn turn(&mut self, now_us: u64) -> usize {
         let mut work = 0;
         if self.view.refresh() {
             self.replicator.on_view(self.view.value().clone(), now_us);
+            self.board.node.view.publish(self.view.value().clone());
             work += 1;
         }
         for worker in 0..self.ends.len() {

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::idle::Rest;
 use crate::pin;
+use crate::state::Board;
 
 /// Changes that a worker may be ahead of the sync core.
 const CHANGES: usize = 1 << 16;
@@ -197,20 +198,13 @@ fn hold_capacity(config: &Config) -> usize {
     (config.eal.mbufs as usize / 4 / config.cores.workers.len()).max(1)
 }
 
-/// Wakes the sync core out of its sleep.
-#[derive(Debug, Default)]
-pub(crate) struct Wake {
-    pub(crate) asleep: AtomicBool,
-    pub(crate) notify: tokio::sync::Notify,
-}
-
 /// A worker's thread: turn after turn until told to stop.
 pub(crate) fn start(
     mut worker: Worker<QueuePair>,
     number: usize,
     config: config::Worker,
     shared: Arc<WorkerShared>,
-    wake: Arc<Wake>,
+    board: Arc<Board>,
     stop: Arc<AtomicBool>,
 ) -> Result<JoinHandle<()>, Error> {
     let name = format!("worker{number}");
@@ -232,10 +226,7 @@ pub(crate) fn start(
             let now = clock.now();
             if worker.poll(now) > 0 {
                 rest.worked();
-                // The sync core sleeps only under the idle policy of that name.
-                if wake.asleep.load(Ordering::Relaxed) {
-                    wake.notify.notify_one();
-                }
+                board.wake.wake();
                 busy_us += clock.now().us - now.us;
                 shared.told.busy_us.store(busy_us, Ordering::Relaxed);
             } else if let Some(duration) = rest.idled() {
