@@ -504,7 +504,8 @@ async fn a_newer_connection_of_a_peer_replaces_the_older() {
     for generation in 1..=2u8 {
         let connecting = quinn.connect(addr, "n1.alpha.ravelin").unwrap();
         let conn = connecting.await.unwrap();
-        let mut greeting = conn.accept_uni().await.unwrap();
+        let greeting = tokio::time::timeout(PATIENCE, conn.accept_uni()).await;
+        let mut greeting = greeting.expect("a greeting").unwrap();
         assert_eq!(
             greeting.read_to_end(100).await.unwrap(),
             PROTOCOL.as_bytes()
