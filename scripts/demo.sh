@@ -14,12 +14,6 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-PACKAGES=(
-	build-essential pkg-config libclang-dev
-	libdpdk-dev dpdk-dev
-	iproute2 ethtool nftables iputils-ping
-	nginx-light curl jq
-)
 id=rvl
 keep=no
 options=()
@@ -29,15 +23,15 @@ main() {
 	parse_arguments "$@"
 	become_root "$@"
 	cd "$(dirname "${BASH_SOURCE[0]}")/.."
-	need_packages "${PACKAGES[@]}"
+	need_packages "${BUILD_PACKAGES[@]}" "${LAB_PACKAGES[@]}"
 	need_cargo
 	say "building"
 	"${CARGO[@]}" build --release --locked -p ravelind -p ravelin -p lab
-	lab=$(release_dir)/lab
+	lab=$(target_dir)/release/lab
 	as_caller mkdir -p "$out"
 	trap finish EXIT
 	say "running; the logs are in $out/logs"
-	run_lab demo --id "$id" --out "$out" "${options[@]}"
+	run_signalled "$lab" demo --id "$id" --out "$out" "${options[@]}"
 }
 
 parse_arguments() {
@@ -54,28 +48,13 @@ parse_arguments() {
 			shift
 			;;
 		-h | --help)
-			sed -n '2,/^set -/{s/^# \{0,1\}//;/^set -/d;p}' "${BASH_SOURCE[0]}"
+			manual
 			exit 0
 			;;
 		*) die "unknown option $1; see --help" ;;
 		esac
 		shift
 	done
-}
-
-# In the background, so that a signal to this script reaches it at once: bash runs no trap while
-# it waits for a command in the foreground.
-run_lab() {
-	"$lab" "$@" &
-	local running=$! status=0
-	trap 'kill -TERM "$running" 2>/dev/null || true' INT TERM HUP
-	while :; do
-		status=0
-		wait "$running" || status=$?
-		kill -0 "$running" 2>/dev/null || break
-	done
-	trap - INT TERM HUP
-	return "$status"
 }
 
 # Whatever happened, nothing stays but what was asked for.
@@ -85,9 +64,7 @@ finish() {
 	if [[ $keep == no || $status != 0 ]]; then
 		"$lab" down --id "$id" || status=1
 	fi
-	if [[ -n ${SUDO_UID:-} && -d $out ]]; then
-		chown -R "$SUDO_UID:${SUDO_GID:-$SUDO_UID}" "$out"
-	fi
+	hand_over "$out"
 	exit "$status"
 }
 

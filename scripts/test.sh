@@ -1,0 +1,176 @@
+#!/usr/bin/env bash
+# Builds everything and runs every test: the unit and property tests of all crates, boot.sh on
+# made-up machines, clusters of real daemons in network namespaces, and a short demo.
+#
+#   test.sh           everything; 15 minutes from nothing on two cores, 7 when it is built
+#   test.sh --fast    without the clusters
+#
+# Wants Debian 12 or newer and Rust; installs what else is missing. As root (namespaces), or with
+# sudo. Everything is in cargo's profile `ci`. Logs are in target/test. The last line counts:
+# `N passed, N failed`; exit status 0 only when nothing failed. It removes what it made, but for
+# what was built, also when it is interrupted.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+LABS=/run/ravelin-lab
+DEMO_LAB=citest
+fast=no
+passed=0
+failed=0
+interrupted=no
+failures=()
+declare -A labs_before
+
+main() {
+	parse_arguments "$@"
+	become_root "$@"
+	cd "$(dirname "${BASH_SOURCE[0]}")/.."
+	need_packages "${BUILD_PACKAGES[@]}" "${LAB_PACKAGES[@]}"
+	need_cargo
+	target=$(target_dir)
+	out=$target/test
+	as_caller mkdir -p "$out"
+	remember_labs
+	trap finish EXIT
+
+	# The tests find the daemons beside themselves, in the same folder of the target.
+	local file ends=() options=(--workspace --locked --profile ci)
+	build tests test "${options[@]}" --no-run
+	build programs build "${options[@]}" --bins
+
+	# As root from here: many tests want namespaces or DPDK.
+	cargo_test unit 1200 "${options[@]}" --exclude e2e
+	single boot 120 scripts/boot_test.sh
+	if [[ $fast == no ]]; then
+		# The whole workspace again, so that cargo takes the same features and builds nothing anew.
+		# One cluster at a time: two on a small machine disturb each other.
+		for file in tests/tests/*.rs; do
+			file=${file##*/}
+			ends+=(--test "${file%.rs}")
+		done
+		cargo_test end-to-end 900 "${options[@]}" "${ends[@]}" -- --test-threads=1
+		single demo 400 "$target/ci/lab" demo --quick --id "$DEMO_LAB" --out "$out/demo"
+	fi
+}
+
+parse_arguments() {
+	while (($#)); do
+		case $1 in
+		--fast) fast=yes ;;
+		-h | --help)
+			manual
+			exit 0
+			;;
+		*) die "unknown option $1; see --help" ;;
+		esac
+		shift
+	done
+}
+
+# build WHAT CARGO-ARGUMENT...: as the caller. When it fails there is nothing to go on with.
+build() {
+	local what=$1
+	shift
+	if ! run "build-$what" 1500 "${CARGO[@]}" "$@"; then
+		failed=$((failed + 1))
+		failures+=("building the $what")
+		exit 1
+	fi
+}
+
+# cargo_test NAME LIMIT CARGO-ARGUMENT...: adds up what the tests' closing lines say.
+cargo_test() {
+	local name=$1 limit=$2 status=0 log=$out/$1.log sums
+	shift 2
+	run "$name" "$limit" "${ROOT_CARGO[@]}" test --no-fail-fast "$@" || status=$?
+	read -r -a sums < <(awk '/^test result: / { p += $4; f += $6 } END { print p + 0, f + 0 }' "$log")
+	# A test program that crashed or hung has no closing line, and tests that vanished none either.
+	if ((status && !sums[1])) || ((!status && !sums[0])); then
+		sums[1]=1
+	fi
+	passed=$((passed + sums[0]))
+	failed=$((failed + sums[1]))
+	((!sums[1])) || failures+=("$name (${sums[1]}; $log)")
+}
+
+# single NAME LIMIT COMMAND...: a step that passes or fails as one.
+single() {
+	local name=$1
+	if run "$@"; then
+		passed=$((passed + 1))
+	else
+		failed=$((failed + 1))
+		failures+=("$name ($out/$name.log)")
+	fi
+}
+
+# run NAME SECONDS COMMAND...: shows what it prints and keeps that in a log; ends it after so many
+# seconds.
+run() {
+	local name=$1 limit=$2 log=$out/$1.log begin=$SECONDS status=0 tee
+	shift 2
+	say "$name: $*"
+	exec {shown}> >(exec tee "$log")
+	tee=$!
+	run_signalled timeout --kill-after=20 "$limit" "$@" >&"$shown" 2>&1 {shown}>&- || status=$?
+	exec {shown}>&-
+	# What was started and outlives its step would keep this open, so do not wait for ever.
+	timeout 10 tail --pid="$tee" --sleep-interval=0.1 --follow /dev/null || true
+	case $status in
+	0) say "$name: done after $((SECONDS - begin)) s" ;;
+	124 | 137) say "$name: ended, it took longer than $limit s" ;;
+	*) say "$name: exit status $status after $((SECONDS - begin)) s" ;;
+	esac
+	if [[ $signalled == yes ]]; then
+		interrupted=yes
+		exit 130
+	fi
+	return "$status"
+}
+
+# The labs that are there before us are somebody else's.
+remember_labs() {
+	local lab
+	for lab in "$LABS"/*/; do
+		labs_before[$lab]=yes
+	done
+}
+
+# Tests remove their labs, but one that was killed cannot: a lab that came since we began and whose
+# processes are all gone. `lab down` refuses one that somebody is at work on.
+remove_labs() {
+	local lab process id
+	for lab in "$LABS"/*/; do
+		[[ -d $lab && -z ${labs_before[$lab]:-} ]] || continue
+		for process in "$lab"processes/*; do
+			[[ ! -d /proc/${process##*/} ]] || continue 2
+		done
+		id=${lab%/}
+		"$target/ci/lab" down --id "${id##*/}" || say "the lab ${id##*/} is still there"
+	done
+}
+
+finish() {
+	local status=$? failure
+	trap '' INT TERM HUP
+	if [[ -x $target/ci/lab ]]; then
+		remove_labs
+	fi
+	hand_over "$target"
+	if [[ $interrupted == yes ]]; then
+		failed=$((failed + 1))
+		failures+=("interrupted")
+	elif ((status && !failed)); then
+		failed=1
+		failures+=("test.sh itself, see above")
+	fi
+	for failure in "${failures[@]}"; do
+		say "FAILED: $failure"
+	done
+	echo "$passed passed, $failed failed" | tee "$out/result"
+	((failed)) && exit 1
+	exit 0
+}
+
+main "$@"
