@@ -12,7 +12,7 @@ use crate::worker::{Tokens, Worker};
 /// Scans that one worker does at a time; the sync core asks for one per peer and one per takeover.
 const JOBS_MAX: usize = 128;
 /// Places of the shard that one turn's scans look at.
-const PLACES_PER_TURN: usize = 2048;
+const PLACES_PER_TURN: usize = 8192;
 
 /// Scans of the shard under way.
 #[derive(Debug)]

@@ -304,7 +304,7 @@ impl Answers {
                         lag_ms: lag.map_or(0, |t| t.lag_us / 1_000),
                         rtt_us: peer.rtt_us,
                         bytes_sent: peer.bytes_sent,
-                        last_error: peer.last_error,
+                        last_error: peer.last_error.filter(|_| !peer.connected),
                     }
                 })
                 .collect(),

@@ -4,7 +4,7 @@
 //! It waits in the kernel for datagrams and timers, whatever the idle policy of the other cores:
 //! between heartbeats there is nothing to poll for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -52,6 +52,7 @@ struct MemberCore {
     endpoint: Endpoint,
     membership: Membership,
     names: HashMap<u8, String>,
+    connected: HashSet<u8>,
     workers: Vec<Arc<WorkerShared>>,
     board: Arc<Board>,
     counts: Counts<MemberCounter>,
@@ -136,6 +137,7 @@ pub(crate) fn start(
                 endpoint,
                 membership,
                 names,
+                connected: HashSet::new(),
                 workers,
                 board,
                 counts,
@@ -220,11 +222,20 @@ impl MemberCore {
                     self.membership.on_message(peer, &bytes, now_ms);
                 }
             }
+            // An attempt that another one overtook.
+            Event::Refused {
+                peer: Some(peer),
+                error,
+            } if self.connected.contains(&peer) => {
+                tracing::debug!("membership: {error}");
+            }
             Event::Refused { error, .. } => tracing::error!("membership: {error}"),
             Event::Connected { peer } => {
+                self.connected.insert(peer);
                 tracing::debug!("membership: connected to {}", self.name(peer));
             }
             Event::Disconnected { peer, why } => {
+                self.connected.remove(&peer);
                 tracing::debug!(
                     "membership: connection to {} is gone: {why}",
                     self.name(peer)

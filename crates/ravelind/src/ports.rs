@@ -1,7 +1,7 @@
 //! From the configuration's interfaces to DPDK's ports: one queue pair of every port for every
 //! worker.
 
-use config::{Config, Device};
+use config::{Config, Device, Interface};
 use dpdk::{Eal, EalOptions, EthPort, IovaMode, LogLevel, Mempool, PortConfig, QueuePair};
 
 use crate::error::Error;
@@ -23,7 +23,7 @@ pub(crate) struct Ports {
 
 impl Ports {
     pub(crate) fn open(config: &Config) -> Result<Self, Error> {
-        let eal = Eal::init(&options(config))?;
+        let eal = Eal::init(&options(config)?)?;
         let pool = Mempool::new(&eal, "ravelin", config.eal.mbufs, POOL_CACHE, None)?;
         let workers = config.cores.workers.len();
         let (mut ports, mut devices, mut of_interface) = (vec![], vec![], vec![]);
@@ -85,18 +85,18 @@ impl Ports {
     }
 }
 
-fn options(config: &Config) -> EalOptions {
+fn options(config: &Config) -> Result<EalOptions, Error> {
     let (mut vdevs, mut pci) = (vec![], vec![]);
     for interface in &config.interfaces {
         let (list, text) = match &interface.device {
-            Device::Vdev(text) => (&mut vdevs, text),
-            Device::Pci(text) => (&mut pci, text),
+            Device::Vdev(text) => (&mut vdevs, queue_pairs(interface, text, config)?),
+            Device::Pci(text) => (&mut pci, text.clone()),
         };
-        if !list.contains(text) {
-            list.push(text.clone());
+        if !list.contains(&text) {
+            list.push(text);
         }
     }
-    EalOptions {
+    Ok(EalOptions {
         no_huge: !config.eal.hugepages,
         in_memory: !config.eal.hugepages,
         file_prefix: config.eal.file_prefix.clone(),
@@ -111,6 +111,27 @@ fn options(config: &Config) -> EalOptions {
         },
         log_level: LogLevel::Warning,
         log_hook: Some(log),
+    })
+}
+
+/// net_af_packet opens as many sockets as it is told, and the kernel spreads packets over all of
+/// them: a socket without a worker would swallow its share.
+fn queue_pairs(interface: &Interface, text: &str, config: &Config) -> Result<String, Error> {
+    let workers = config.cores.workers.len();
+    if !text.starts_with("net_af_packet") {
+        return Ok(text.to_owned());
+    }
+    match text
+        .split(',')
+        .find_map(|argument| argument.strip_prefix("qpairs="))
+    {
+        None => Ok(format!("{text},qpairs={workers}")),
+        Some(pairs) if pairs.parse() == Ok(workers) => Ok(text.to_owned()),
+        Some(pairs) => Err(Error::Machine(format!(
+            "interface {}: device {text:?} asks for qpairs={pairs} and there are {workers} workers; \
+             leave qpairs out, it follows from [cores]",
+            interface.name
+        ))),
     }
 }
 

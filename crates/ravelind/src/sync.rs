@@ -289,6 +289,19 @@ impl SyncCore {
                 }
             }
             Event::Refused { peer, error } => {
+                let connected = peer.is_some_and(|peer| {
+                    self.board
+                        .sync
+                        .lock()
+                        .peers
+                        .get(&peer)
+                        .is_some_and(|p| p.connected)
+                });
+                if connected {
+                    // An attempt that another one overtook.
+                    tracing::debug!("sync: {error}");
+                    return;
+                }
                 tracing::error!("sync: {error}");
                 if let Some(peer) = peer {
                     self.with_peer(peer, |report| report.last_error = Some(error.to_string()));
