@@ -27,7 +27,11 @@ pub(crate) fn interfaces(top: &Section<'_>, cluster: Option<&Cluster>) -> (Vec<I
             let (value, other) = ((*name).to_owned(), "another interface".to_owned());
             field.fail(Fault::Duplicate { value, other });
         }
-        let device = device(&section, &interfaces);
+        let vlan = section
+            .field("vlan")
+            .and_then(|field| field.integer(1..=4094))
+            .map(|vlan| vlan as u16);
+        let device = device(&section, vlan, &interfaces);
         let zone = zone(&section, &mut zones);
         let addresses = addresses(&section, &interfaces, cluster);
         interfaces.push(Interface {
@@ -35,10 +39,7 @@ pub(crate) fn interfaces(top: &Section<'_>, cluster: Option<&Cluster>) -> (Vec<I
             device,
             zone,
             mtu: mtu(&section, &addresses),
-            vlan: section
-                .field("vlan")
-                .and_then(|field| field.integer(1..=4094))
-                .map(|vlan| vlan as u16),
+            vlan,
             ping: section.bool_or("ping", true),
             addresses,
         });
@@ -48,7 +49,7 @@ pub(crate) fn interfaces(top: &Section<'_>, cluster: Option<&Cluster>) -> (Vec<I
     (interfaces, zones)
 }
 
-fn device(section: &Section<'_>, others: &[Interface]) -> Device {
+fn device(section: &Section<'_>, vlan: Option<u16>, others: &[Interface]) -> Device {
     let unknown = Device::Vdev(String::new());
     let example = "device = \"0000:01:00.0\" in each [[interface]]";
     let Some(field) = section.required("device", example) else {
@@ -65,10 +66,13 @@ fn device(section: &Section<'_>, others: &[Interface]) -> Device {
         field.fail(Fault::Device(text.to_owned()));
         return unknown;
     };
-    if let Some(other) = others
-        .iter()
-        .find(|other| other.device.name() == device.name())
-    {
+    // A device may carry several interfaces, told apart by their VLANs.
+    let same = |other: &&Interface| other.device.name() == device.name();
+    if let Some(other) = others.iter().find(|o| same(o) && o.device != device) {
+        let value = text.to_owned();
+        let other = format!("interface \"{}\" with other arguments", other.name);
+        field.fail(Fault::Duplicate { value, other });
+    } else if let Some(other) = others.iter().find(|o| same(o) && o.vlan == vlan) {
         let (value, other) = (
             device.name().to_owned(),
             format!("interface \"{}\"", other.name),

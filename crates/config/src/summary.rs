@@ -26,17 +26,19 @@ pub struct Summary {
 impl Config {
     /// The facts for the boot script.
     pub fn summary(&self) -> Summary {
-        let pci = self
-            .interfaces
-            .iter()
-            .filter_map(|interface| match &interface.device {
-                Device::Pci(address) => Some(address.clone()),
-                Device::Vdev(_) => None,
-            });
+        let mut pci: Vec<String> = vec![];
+        for interface in &self.interfaces {
+            // Interfaces that VLANs tell apart have one device.
+            if let Device::Pci(address) = &interface.device
+                && !pci.contains(address)
+            {
+                pci.push(address.clone());
+            }
+        }
         Summary {
             hugepages: self.eal.hugepages,
             memory_mb: self.eal.memory_mb,
-            pci: pci.collect(),
+            pci,
             worker_cpus: self.cores.workers.iter().map(|worker| worker.cpu).collect(),
             sync_cpu: self.cores.sync,
             membership_cpu: self.cores.membership,

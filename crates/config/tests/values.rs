@@ -217,6 +217,27 @@ fn what_is_written_is_what_comes_out() {
 }
 
 #[test]
+fn interfaces_on_one_device_are_told_apart_by_their_vlan() {
+    let trunk = BASE.replace(
+        "device = \"net_af_packet0,iface=out0\"",
+        "device = \"0000:01:00.0\"\nvlan = 20",
+    );
+    let config = parse(&trunk);
+    let [inside, outside] = &config.interfaces[..] else {
+        panic!("two interfaces");
+    };
+    assert_eq!(inside.device, outside.device);
+    assert_eq!((inside.vlan, outside.vlan), (None, Some(20)));
+    assert_eq!(config.summary().pci.len(), 1, "and it is bound once");
+    let same = Config::parse(
+        &trunk.replace("vlan = 20\n", "\n"),
+        "n1.toml",
+        "/etc/ravelin",
+    );
+    assert!(same.is_err());
+}
+
+#[test]
 fn paths_are_relative_to_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("n1.toml");

@@ -59,12 +59,15 @@ pub struct Scenario {
     pub generated_flows: u32,
     /// testpmd's packets per second.
     pub generated_rate: u64,
+    /// How the nodes are configured.
+    pub settings: Settings,
 }
 
 impl Scenario {
     /// The full one: 512 MB at 25 MB/s, 214 other connections.
     pub fn full(plan: Plan, out: PathBuf) -> Self {
         Self {
+            settings: Settings::new(plan.nodes),
             plan,
             keep: false,
             out,
@@ -122,8 +125,7 @@ impl Scenario {
         }
         let state = topology.state().clone();
         let web_prefix = topology.folder("nginx")?;
-        let mut cluster =
-            Cluster::start(topology, binaries, &Settings::new(nodes), &logs, self.keep)?;
+        let mut cluster = Cluster::start(topology, binaries, &self.settings, &logs, self.keep)?;
         progress.say("cluster: waiting until all nodes are active and redundant");
         cluster.wait_whole(READY_LIMIT, interrupt)?;
 

@@ -83,6 +83,13 @@ enum Action {
         /// Where the report, logs and files go
         #[arg(long, default_value = "target/demo")]
         out: PathBuf,
+        /// How often a node says that it lives; the daemon's own default is 10ms
+        #[arg(long)]
+        heartbeat: Option<String>,
+        /// After how long a silence a node is dead; the daemon's own default is 50ms, too little
+        /// where several nodes share each CPU
+        #[arg(long)]
+        dead_after: Option<String>,
     },
     /// Start a cluster and leave it running; `lab down` removes it
     Cluster {
@@ -143,13 +150,18 @@ fn run(action: Action) -> Result<ExitCode> {
             quick,
             keep,
             out,
+            heartbeat,
+            dead_after,
         } => {
             let plan = Plan::new(&id.id, nodes)?;
-            let scenario = if quick {
+            let mut scenario = if quick {
                 Scenario::quick(plan, out)
             } else {
                 Scenario::full(plan, out)
             };
+            let settings = &mut scenario.settings;
+            settings.heartbeat = heartbeat.unwrap_or_else(|| settings.heartbeat.clone());
+            settings.dead_after = dead_after.unwrap_or_else(|| settings.dead_after.clone());
             return demo(&Scenario { keep, ..scenario });
         }
         Action::Cluster { id, nodes } => cluster(Plan::new(&id.id, nodes)?)?,

@@ -21,6 +21,8 @@ pub struct Settings {
     pub backups: usize,
     /// How TCP, UDP and ICMP flows are replicated: `ack`, `async`, `none`.
     pub sync: String,
+    /// How many flows a node has room for, copies included.
+    pub capacity: u32,
 }
 
 impl Settings {
@@ -34,6 +36,7 @@ impl Settings {
             dead_after: "200ms".into(),
             backups: 1,
             sync: "ack".into(),
+            capacity: 200_000,
         }
     }
 
@@ -80,7 +83,9 @@ impl Settings {
             control: Control {
                 socket: socket.to_owned(),
             },
-            flows: Flows { capacity: 200_000 },
+            flows: Flows {
+                capacity: self.capacity,
+            },
             interface: vec![
                 Interface::new(
                     "inside",

@@ -6,10 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use engine::memory::MemoryPort;
+use engine::memory::{MemoryBuf, MemoryPort};
 use engine::{
-    AtDeadline, Config, Counter, FlowPage, Hold, Interface, Links, LogEntry, NodeShared, Now,
-    Policy, Route, Timeouts, WhenAlone, Worker, WorkerShared,
+    AtDeadline, Config, Counter, Cross, FlowPage, Hold, Interface, Links, LogEntry, NodeShared,
+    Now, Policy, Route, Timeouts, WhenAlone, Worker, WorkerShared,
 };
 use membership::{Member, MemberState, View};
 use policy::{
@@ -40,6 +40,9 @@ pub(crate) fn at(text: &str) -> SocketAddr {
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
+
+type CrossTo = Vec<Option<Producer<Cross<MemoryBuf>>>>;
+type CrossFrom = Vec<Option<Consumer<Cross<MemoryBuf>>>>;
 
 /// Knobs of a test's worker.
 pub(crate) struct Setup {
@@ -156,6 +159,12 @@ impl Rig {
     /// A worker whose neighbours' addresses are known.
     pub(crate) fn new(setup: Setup) -> Self {
         let mut rig = Self::without_neighbours(setup);
+        rig.meet_hosts();
+        rig
+    }
+
+    /// Both hosts ask for the gateway, so that their addresses are known.
+    fn meet_hosts(&mut self) {
         for (port, mac, address) in [
             (INSIDE, CLIENT, "10.1.0.10"),
             (OUTSIDE, SERVER, "10.2.0.10"),
@@ -177,16 +186,39 @@ impl Rig {
                 target_mac: Mac([0; 6]),
                 target_ip,
             };
-            rig.put_raw(port, wire::build::arp(&request));
+            self.put_raw(port, wire::build::arp(&request));
         }
-        rig.turn();
-        rig.sent(INSIDE);
-        rig.sent(OUTSIDE);
-        rig.forget_counts();
-        rig
+        self.turn();
+        self.sent(INSIDE);
+        self.sent(OUTSIDE);
+        self.forget_counts();
     }
 
     pub(crate) fn without_neighbours(setup: Setup) -> Self {
+        Self::linked(setup, vec![], vec![])
+    }
+
+    /// Two workers of one node with rings between them; both know the hosts.
+    pub(crate) fn pair(first: Setup, second: Setup) -> [Self; 2] {
+        let (to_second, from_first) = RingBuffer::new(8);
+        let (to_first, from_second) = RingBuffer::new(8);
+        let mut first = Self::linked(
+            first,
+            vec![None, Some(to_second)],
+            vec![None, Some(from_second)],
+        );
+        let mut second = Self::linked(
+            second,
+            vec![Some(to_first), None],
+            vec![Some(from_first), None],
+        );
+        first.meet_hosts();
+        second.turn();
+        second.forget_counts();
+        [first, second]
+    }
+
+    fn linked(setup: Setup, cross_to: CrossTo, cross_from: CrossFrom) -> Self {
         let (to_sync, from_worker) = RingBuffer::new(setup.changes);
         let (to_worker, from_sync) = RingBuffer::new(64);
         let (pages_to, pages_in) = RingBuffer::new(1);
@@ -195,8 +227,8 @@ impl Rig {
         let links = Links {
             to_sync,
             from_sync,
-            cross_to: vec![],
-            cross_from: vec![],
+            cross_to,
+            cross_from,
             pages_from: pages_in,
             pages_to: pages_out,
             log: log_to,
