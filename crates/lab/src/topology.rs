@@ -174,6 +174,7 @@ impl Topology {
         switch.create()?;
         // Before the first link: what comes later takes it over.
         no_ipv6(&switch)?;
+        no_bridge_netfilter(&switch)?;
         let mut bridges = String::new();
         for bridge in ["br-in", "br-out", "br-sync"] {
             let _ = writeln!(
@@ -364,6 +365,19 @@ fn remove_links(switch: &Namespace) -> Result<()> {
         .map(|name| format!("link del {name}\n"))
         .collect();
     ip_batch(switch, &batch)
+}
+
+/// The bridges bring every frame, the malformed ones too: with br_netfilter loaded the kernel
+/// would run them through its IP layer, which drops what it does not like before a node sees it.
+fn no_bridge_netfilter(space: &Namespace) -> Result<()> {
+    for layer in ["ip", "ip6", "arp"] {
+        let key = format!("bridge/bridge-nf-call-{layer}tables");
+        // Where the module is not loaded there is nothing to turn off.
+        if space.enter(|| Path::new("/proc/sys/net").join(&key).exists())? {
+            space.sysctl(&key, "0")?;
+        }
+    }
+    Ok(())
 }
 
 fn no_ipv6(space: &Namespace) -> Result<()> {
