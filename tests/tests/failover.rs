@@ -1,162 +1,109 @@
-//! Real daemons in namespaces: connections outlive the nodes that carried them, and do so because
-//! of replication. Wants root, and `ravelind`, `ravelin` and `lab` built beside the test.
+//! Connections outlive the nodes that carried them, and do so because of replication.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use lab::echo::EchoReport;
+use e2e::{Load, busiest, cluster, echo_flows, wait_for, wait_whole};
 use lab::node_config::Settings;
-use lab::process::Spawn;
-use lab::program::Binaries;
-use lab::tool::Tool;
-use lab::topology::Plan;
-use lab::wait::{Interrupt, Poll, wait_until};
-use lab::{Cluster, Topology};
+use nix::sys::signal::Signal;
 
-const LIMIT: Duration = Duration::from_secs(60);
-const CONNECTIONS: u64 = 24;
-
-struct Load {
-    // Dropped first: the server's end would break them.
-    clients: Tool<EchoReport>,
-    _server: Tool<EchoReport>,
-}
-
-/// A cluster of three, whole, under a load of echo connections.
-fn loaded(id: &str, sync: &str, stall_s: u64) -> (Load, Cluster) {
-    assert!(
-        is_root(),
-        "this test makes network namespaces: run it as root"
-    );
-    let settings = Settings {
-        sync: sync.into(),
-        ..Settings::new(3)
-    };
-    let topology = Topology::up(Plan::new(id, 3).expect("valid")).expect("the topology comes up");
-    let logs = topology.folder("logs").expect("a folder");
-    let binaries = Binaries::locate().expect("beside the test");
-    let mut cluster =
-        Cluster::start(topology, binaries, &settings, &logs, false).expect("the daemons start");
-    cluster
-        .wait_whole(LIMIT, &Interrupt::default())
-        .expect("the cluster becomes whole");
-
-    let tool = |name: &str, args: &[&str], space| {
-        let spawn = Spawn::new(name, cluster.binaries().lab().expect("built"))
-            .args([name])
-            .args(args);
-        let log = logs.join(format!("{name}.log"));
-        let mut tool =
-            Tool::<EchoReport>::start(spawn.inside(&space), cluster.topology().state(), &log)
-                .expect("the tool starts");
-        tool.wait_ready(LIMIT).expect("the tool is ready");
-        tool
-    };
-    let server = tool("echo-server", &[], cluster.topology().server());
-    let (connections, stall_s) = (CONNECTIONS.to_string(), stall_s.to_string());
-    let args = [
-        ["--to", "10.2.0.10:7777"],
-        ["--to", "[fd00:2::10]:7777"],
-        ["--connections", &connections],
-        ["--stall-s", &stall_s],
-    ];
-    let clients = tool("echo-clients", &args.concat(), cluster.topology().client());
-    (
-        Load {
-            clients,
-            _server: server,
-        },
-        cluster,
-    )
-}
-
-/// Waits until so many more messages have come back, so that all connections carry data again.
-fn wait_for_messages(load: &mut Load, more: u64) {
-    let mut messages = || {
-        load.clients
-            .progress()
-            .map(|report| report.unwrap_or_default().messages)
-    };
-    let goal = messages().expect("the clients run") + more;
-    let every = Duration::from_millis(100);
-    wait_until("echoes", LIMIT, every, &Interrupt::default(), || {
-        let seen = messages()?;
-        Ok(if seen >= goal {
-            Poll::Ready(())
-        } else {
-            Poll::Pending(format!("{seen} of {goal}"))
-        })
-    })
-    .expect("echoes come back");
-}
+/// The connections' patience where none may break.
+const STALL_S: u64 = 30;
 
 #[test]
 fn connections_outlive_every_node_in_turn() {
-    let (mut load, mut cluster) = loaded("efail", "ack", 30);
+    let mut cluster = cluster("efail", &Settings::new(3));
+    let mut load = Load::start(&cluster, STALL_S);
     let mut owned_by_victims = 0;
     for victim in 1..=3 {
-        wait_for_messages(&mut load, 50 * CONNECTIONS);
-        owned_by_victims += cluster
-            .flows(victim, &["dport=7777", "role=owner"])
-            .expect("answers")
-            .len();
+        load.wait_for_messages(50);
+        owned_by_victims += echo_flows(&cluster, victim, "owner");
         cluster.kill(victim).expect("it ran");
-        cluster
-            .wait_whole(LIMIT, &Interrupt::default())
-            .expect("the others become whole");
-        wait_for_messages(&mut load, 10 * CONNECTIONS);
+        wait_whole(&mut cluster);
+        load.wait_for_messages(10);
         cluster.restart(victim).expect("it starts again");
-        cluster
-            .wait_whole(LIMIT, &Interrupt::default())
-            .expect("all become whole");
+        wait_whole(&mut cluster);
     }
     assert!(
         owned_by_victims > 0,
         "the nodes that were killed carried nothing: this shows nothing"
     );
-    let report = load.clients.finish(LIMIT).expect("the clients finish");
-    assert_eq!(
-        (report.connected, &report.broken[..]),
-        (CONNECTIONS as u32, &[][..])
-    );
+    load.finish_unbroken();
 }
 
 /// The negative control: without replication the same kill breaks what the node carried.
 #[test]
 fn without_replication_connections_die_with_their_node() {
-    let (mut load, mut cluster) = loaded("enosync", "none", 5);
-    wait_for_messages(&mut load, 10 * CONNECTIONS);
-    let owned = |index| {
-        cluster
-            .flows(index, &["dport=7777", "role=owner"])
-            .expect("answers")
-            .len()
+    let settings = Settings {
+        sync: "none".into(),
+        ..Settings::new(3)
     };
-    let victim = (1..=3)
-        .max_by_key(|&index| owned(index))
-        .expect("three nodes");
-    let carried = owned(victim);
-    assert!(carried > 0);
+    let mut cluster = cluster("enosync", &settings);
+    let mut load = Load::start(&cluster, 5);
+    load.wait_for_messages(10);
+    let (victim, carried) = busiest(&cluster);
     cluster.kill(victim).expect("it ran");
-    let every = Duration::from_millis(100);
-    wait_until(
-        "the victim's connections to break",
-        LIMIT,
-        every,
-        &Interrupt::default(),
-        || {
-            let broken = load.clients.progress()?.unwrap_or_default().broken.len();
-            Ok(if broken >= carried {
-                Poll::Ready(())
-            } else {
-                Poll::Pending(format!("{broken} of {carried}"))
-            })
-        },
-    )
-    .expect("nobody else knows these connections");
+    wait_for("the victim's connections to break", || {
+        let broken = load.report().broken.len();
+        if broken >= carried {
+            return Ok(());
+        }
+        Err(format!("{broken} of {carried}"))
+    });
 }
 
-fn is_root() -> bool {
-    // The owner of our own entry in /proc is the effective user.
-    std::fs::metadata("/proc/self")
-        .is_ok_and(|data| std::os::unix::fs::MetadataExt::uid(&data) == 0)
+/// A node that is told to end hands over, and takes its share back when it returns.
+#[test]
+fn a_node_leaves_and_takes_back_what_was_its() {
+    let mut cluster = cluster("eback", &Settings::new(3));
+    let mut load = Load::start(&cluster, STALL_S);
+    load.wait_for_messages(10);
+    let (node, carried) = busiest(&cluster);
+    let slots = |cluster: &lab::Cluster| cluster.status(node).expect("answers").view.owned_slots;
+    let slots_before = slots(&cluster);
+
+    cluster
+        .stop(node, e2e::LIMIT)
+        .expect("it ends with status 0");
+    wait_whole(&mut cluster);
+    load.wait_for_messages(10);
+    cluster.restart(node).expect("it starts again");
+    wait_whole(&mut cluster);
+    load.wait_for_messages(10);
+
+    // The same connections, on the node that had none of their state when it started.
+    assert_eq!(slots(&cluster), slots_before);
+    assert_eq!(echo_flows(&cluster, node, "owner"), carried);
+    load.finish_unbroken();
+}
+
+/// A node that stands still for a second is taken for dead; when it wakes up with an old view it
+/// neither disturbs its successor nor stays away.
+#[test]
+fn a_paused_node_comes_back_and_nothing_breaks() {
+    let mut cluster = cluster("epause", &Settings::new(3));
+    let mut load = Load::start(&cluster, STALL_S);
+    load.wait_for_messages(10);
+    let (node, carried) = busiest(&cluster);
+    let witness = node % 3 + 1;
+
+    let paused = Instant::now();
+    cluster.signal(node, Signal::SIGSTOP).expect("it runs");
+    let name = format!("n{node}");
+    wait_for("the others to miss it", || {
+        let view = cluster.status(witness).map_err(|error| error.to_string())?;
+        let of_it = |member: &&telemetry::control::Member| member.name == name;
+        let state = view.view.members.iter().find(of_it).map(|m| &m.state[..]);
+        if state == Some("dead") && paused.elapsed() >= Duration::from_secs(1) {
+            return Ok(());
+        }
+        Err(format!("{name} is {state:?}"))
+    });
+    // What it carried goes on without it, not only after it.
+    load.wait_for_messages(2);
+    cluster.signal(node, Signal::SIGCONT).expect("it is there");
+
+    wait_whole(&mut cluster);
+    load.wait_for_messages(10);
+    assert_eq!(echo_flows(&cluster, node, "owner"), carried);
+    load.finish_unbroken();
 }
