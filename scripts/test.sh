@@ -34,10 +34,10 @@ main() {
 	remember_labs
 	trap finish EXIT
 
-	# The tests find the daemons beside themselves, in the same folder of the target.
-	local file ends=() options=(--workspace --locked --profile ci)
-	build tests test "${options[@]}" --no-run
-	build programs build "${options[@]}" --bins
+	# All at once, so that cargo chooses the dependencies' features once: asked for the programs
+	# alone it leaves out what the tests want, and builds half of them again. The tests find the
+	# daemons beside themselves.
+	run_build "${options[@]}" --bins --tests --examples
 
 	# As root from here: many tests want namespaces or DPDK.
 	cargo_test unit 1200 "${options[@]}" --exclude e2e
@@ -68,13 +68,11 @@ parse_arguments() {
 	done
 }
 
-# build WHAT CARGO-ARGUMENT...: as the caller. When it fails there is nothing to go on with.
-build() {
-	local what=$1
-	shift
-	if ! run "build-$what" 1500 "${CARGO[@]}" "$@"; then
+# As the caller. When it fails there is nothing to go on with.
+run_build() {
+	if ! run build 1500 "${CARGO[@]}" build "$@"; then
 		failed=$((failed + 1))
-		failures+=("building the $what")
+		failures+=("build")
 		exit 1
 	fi
 }
