@@ -34,6 +34,7 @@ main() {
 	remember_labs
 	trap finish EXIT
 
+	local file ends=() options=(--workspace --locked --profile ci)
 	# All at once, so that cargo chooses the dependencies' features once: asked for the programs
 	# alone it leaves out what the tests want, and builds half of them again. The tests find the
 	# daemons beside themselves.
