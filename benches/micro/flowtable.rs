@@ -6,11 +6,12 @@ use criterion::{Criterion, Throughput};
 use flowtable::{FlowTable, Local};
 use state::{FlowKey, PROTO_UDP};
 
+use crate::cpu_time::CpuTime;
 use crate::flows::{record, shuffled};
 
 const BURST: usize = 32;
 
-pub(crate) fn bench(criterion: &mut Criterion) {
+pub(crate) fn bench(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("flowtable");
     group.throughput(Throughput::Elements(BURST as u64));
     for (name, count) in [("1k", 1_000), ("100k", 100_000), ("1M", 1_000_000)] {

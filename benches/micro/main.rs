@@ -2,6 +2,7 @@
 //! `README.md` beside this package says how to run it and what the figures mean.
 #![forbid(unsafe_code)]
 
+mod cpu_time;
 mod flows;
 mod flowtable;
 mod policy;
@@ -14,10 +15,13 @@ use std::time::Duration;
 
 use criterion::Criterion;
 
+use crate::cpu_time::CpuTime;
+
 fn main() {
     // Short: on a machine that is shared the spread comes from its neighbours, and does not shrink
     // by measuring longer.
     let mut criterion = Criterion::default()
+        .with_measurement(CpuTime)
         .sample_size(20)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(2))

@@ -7,12 +7,13 @@ use criterion::{Criterion, Throughput};
 use policy::{Action, AddressSet, Classifier, Query, Rule, RuleSet, Service, SyncDefaults, Zones};
 use state::{PROTO_TCP, v4_mapped};
 
+use crate::cpu_time::CpuTime;
 use crate::flows::Random;
 
 /// A power of two, so that going round is a mask.
 const QUERIES: usize = 1 << 16;
 
-pub(crate) fn bench(criterion: &mut Criterion) {
+pub(crate) fn bench(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("policy");
     group.throughput(Throughput::Elements(1));
     for rules in [10, 100, 1_000, 10_000] {

@@ -5,9 +5,10 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput};
 use state::{PROTO_TCP, PROTO_UDP, Progress};
 
+use crate::cpu_time::CpuTime;
 use crate::flows::record;
 
-pub(crate) fn bench(criterion: &mut Criterion) {
+pub(crate) fn bench(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("state");
     group.throughput(Throughput::Elements(1));
     let key = record(12_345, PROTO_UDP).key;

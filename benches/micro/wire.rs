@@ -6,7 +6,9 @@ use criterion::{Criterion, Throughput};
 use wire::tcp::ACK;
 use wire::{Parsed, build};
 
-pub(crate) fn bench(criterion: &mut Criterion) {
+use crate::cpu_time::CpuTime;
+
+pub(crate) fn bench(criterion: &mut Criterion<CpuTime>) {
     let at = |text: &str| text.parse().expect("an address and a port");
     let (a4, b4) = (at("10.1.0.10:40000"), at("10.2.0.10:80"));
     let (a6, b6) = (at("[fd00:1::10]:40000"), at("[fd00:2::10]:80"));

@@ -21,6 +21,7 @@ use state::{NODES_MAX, NodeId, NodeSet, SLOTS};
 use wire::tcp::{ACK, SYN};
 use wire::{Mac, build};
 
+use crate::cpu_time::{self, CpuTime};
 use crate::flows::{client, server, shuffled, udp};
 use crate::replay::{BURST, FRAME, Pool, ReplayPort, pool};
 
@@ -37,7 +38,7 @@ const BUFFERS: usize = 4_096;
 /// Flows that are opened before a table is thrown away.
 const OPENED: u32 = 100_000;
 
-pub(crate) fn bench(criterion: &mut Criterion) {
+pub(crate) fn bench(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("worker");
     group.throughput(Throughput::Elements(1));
     for (name, count) in [("1k", 1_000), ("100k", 100_000), ("1M", 1_000_000)] {
@@ -93,9 +94,9 @@ fn open(frames: &[[u8; FRAME]], flows: u64, replicate: bool) -> Duration {
         let count = left.min(frames.len());
         let mut rig = Rig::new(OPENED, replicate);
         rig.port(INSIDE).replay(frames[..count].to_vec());
-        let start = Instant::now();
+        let start = cpu_time::now();
         rig.run(OUTSIDE, count);
-        elapsed += start.elapsed();
+        elapsed += cpu_time::now() - start;
         let held = rig.worker.counters().value(Counter::Held);
         assert_eq!(held, if replicate { count as u64 } else { 0 });
         left -= count;
@@ -184,9 +185,9 @@ impl Rig {
     /// How long so many packets take from inside to outside.
     fn replay(&mut self, packets: u64) -> Duration {
         self.port(INSIDE).left = packets as usize;
-        let start = Instant::now();
+        let start = cpu_time::now();
         self.run(OUTSIDE, packets as usize);
-        start.elapsed()
+        cpu_time::now() - start
     }
 
     /// Turns until `count` packets were sent on a port, acknowledging every change at once.
