@@ -107,9 +107,11 @@ single() {
 # run NAME SECONDS COMMAND...: shows what it prints and keeps that in a log; ends it after so many
 # seconds.
 run() {
-	local name=$1 limit=$2 log=$out/$1.log begin=$SECONDS status=0 tee
+	local name=$1 limit=$2 log=$out/$1.log begin=$SECONDS status=0 tee command
 	shift 2
-	say "$name: $*"
+	command=$*
+	# Without how cargo is found.
+	say "$name: ${command/#env *cargo /cargo }"
 	exec {shown}> >(exec tee "$log")
 	tee=$!
 	run_signalled timeout --kill-after=20 "$limit" "$@" >&"$shown" 2>&1 {shown}>&- || status=$?
