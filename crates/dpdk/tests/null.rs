@@ -37,6 +37,13 @@ fn null() {
     };
     assert_eq!(port.rss(), &expected);
 
+    queues[0].limit_rx_burst(5);
+    let mut few = Burst::new();
+    assert_eq!(queues[0].rx_burst(&mut few), 5);
+    assert_eq!(queues[0].rx_burst(&mut few), 5, "it appends");
+    drop(few);
+    queues[0].limit_rx_burst(BURST_MAX);
+
     let mut moved = 0;
     for (queue, pool) in queues.iter_mut().zip(&pools) {
         for _ in 0..10 {
@@ -62,7 +69,7 @@ fn null() {
         assert_eq!(pool.in_use(), 0);
     }
     let stats = port.stats().expect("counters");
-    assert_eq!((stats.rx_packets, stats.tx_packets), (moved + 20, moved));
+    assert_eq!((stats.rx_packets, stats.tx_packets), (moved + 30, moved));
     assert_eq!(
         (stats.rx_missed, stats.rx_errors, stats.tx_errors),
         (0, 0, 0)

@@ -469,6 +469,10 @@ impl<P: Port> Worker<P> {
     /// Lets go what is acknowledged, or too late.
     fn release(&mut self) -> usize {
         self.acked_lsn = self.shared.acked_lsn.load(Ordering::Acquire);
+        if !self.view_is_valid() {
+            // What was held before a pause waits until it is known again who owns what.
+            return 0;
+        }
         let mut released = 0;
         while let Some((held, out)) = self.hold.pop(self.acked_lsn, self.now.us) {
             released += 1;

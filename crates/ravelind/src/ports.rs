@@ -68,7 +68,11 @@ impl Ports {
             };
             let pools = std::slice::from_ref(&pool);
             let mut port = EthPort::configure(&eal, name, &port_config, pools).map_err(wrong)?;
-            for (worker, queue) in queues.iter_mut().zip(port.start().map_err(wrong)?) {
+            let started = port.start().map_err(wrong)?;
+            for ((worker, cores), mut queue) in
+                queues.iter_mut().zip(&config.cores.workers).zip(started)
+            {
+                queue.limit_rx_burst(cores.burst.into());
                 worker.push(queue);
             }
             of_interface.push(ports.len());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use dpdk_sys::rte_mbuf;
-use engine::port::{Burst, Port};
+use engine::port::{BURST_MAX, Burst, Port};
 
 use super::PortInner;
 use crate::mbuf::{Mbuf, raw};
@@ -28,6 +28,7 @@ pub struct QueuePair {
     pool: Mempool,
     mac: [u8; 6],
     hash_trusted: bool,
+    rx_burst_max: usize,
     multi_segment_drops: u64,
     /// Not `Sync`: two threads must not poll one queue.
     _one_thread: PhantomData<Cell<()>>,
@@ -50,6 +51,7 @@ impl QueuePair {
             pool,
             mac,
             hash_trusted,
+            rx_burst_max: BURST_MAX,
             multi_segment_drops: 0,
             _one_thread: PhantomData,
         }
@@ -58,6 +60,19 @@ impl QueuePair {
     /// The queue's number.
     pub fn queue(&self) -> u16 {
         self.queue
+    }
+
+    /// Lets [`Port::rx_burst`] take at most `packets` at a time, 1 to [`BURST_MAX`]: smaller bursts
+    /// wait less for each other, larger ones cost less per packet.
+    ///
+    /// # Panics
+    /// If `packets` is out of range.
+    pub fn limit_rx_burst(&mut self, packets: usize) {
+        assert!(
+            (1..=BURST_MAX).contains(&packets),
+            "a burst is 1 to {BURST_MAX} packets"
+        );
+        self.rx_burst_max = packets;
     }
 
     /// The pool that the queue receives into and [`Port::alloc`] takes from.
@@ -132,7 +147,7 @@ impl Port for QueuePair {
     #[inline]
     fn rx_burst(&mut self, out: &mut Burst<Mbuf>) -> usize {
         let len = out.len();
-        let room = out.remaining_capacity();
+        let room = out.remaining_capacity().min(self.rx_burst_max);
         // SAFETY: the port runs as long as a queue pair lives, this one alone polls the queue, and
         // the vector has room for `room` <= 64 pointers behind its `len` elements.
         let got = unsafe {
