@@ -151,14 +151,40 @@ impl Load {
     ///
     /// # Panics
     ///
-    /// When one was not, or is.
-    pub fn finish_unbroken(self) {
+    /// When one was not, or is: with what the nodes know of the connections that stand still.
+    pub fn finish_unbroken(self, cluster: &Cluster) {
         let report = self.clients.finish(LIMIT).expect("the clients finish");
-        assert_eq!(
-            (u64::from(report.connected), &report.broken[..]),
-            (CONNECTIONS, &[][..])
+        let made = u64::from(report.connected);
+        if made == CONNECTIONS && report.broken.is_empty() {
+            return;
+        }
+        let nodes: String = cluster
+            .living()
+            .into_iter()
+            .map(|index| standing_still(cluster, index))
+            .collect();
+        panic!(
+            "{made} of {CONNECTIONS} were made, broken are {:?}\n{nodes}",
+            report.broken
         );
     }
+}
+
+/// What a node has dropped and been through, and the load's flows that have been idle there, for a failure.
+fn standing_still(cluster: &Cluster, index: usize) -> String {
+    let mut text = format!("n{index}:");
+    for (name, value) in cluster.counters(index).unwrap_or_default().sum {
+        let told = ["pauses", "views", "replicas_applied"].contains(&&name[..]);
+        if told || (name.starts_with("drop_") && value > 0) {
+            text += &format!(" {name}={value}");
+        }
+    }
+    for flow in cluster.flows(index, &["dport=7777"]).unwrap_or_default() {
+        if flow.idle_s > 2 {
+            text += &format!("\n  {flow:?}");
+        }
+    }
+    text + "\n"
 }
 
 /// How many of the load's flows this node has in the role.

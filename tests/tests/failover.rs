@@ -27,7 +27,7 @@ fn connections_outlive_every_node_in_turn() {
         owned_by_victims > 0,
         "the nodes that were killed carried nothing: this shows nothing"
     );
-    load.finish_unbroken();
+    load.finish_unbroken(&cluster);
 }
 
 /// The negative control: without replication the same kill breaks what the node carried.
@@ -73,7 +73,7 @@ fn a_node_leaves_and_takes_back_what_was_its() {
     // The same connections, on the node that had none of their state when it started.
     assert_eq!(slots(&cluster), slots_before);
     assert_eq!(echo_flows(&cluster, node, "owner"), carried);
-    load.finish_unbroken();
+    load.finish_unbroken(&cluster);
 }
 
 /// A node that stands still for a second is taken for dead; when it wakes up with an old view it
@@ -105,5 +105,5 @@ fn a_paused_node_comes_back_and_nothing_breaks() {
     wait_whole(&mut cluster);
     load.wait_for_messages(10);
     assert_eq!(echo_flows(&cluster, node, "owner"), carried);
-    load.finish_unbroken();
+    load.finish_unbroken(&cluster);
 }

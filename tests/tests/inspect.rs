@@ -117,5 +117,5 @@ fn the_command_line_tells_a_live_cluster_as_it_is() {
         2,
         &["\"x\" is no port"],
     );
-    load.finish_unbroken();
+    load.finish_unbroken(&cluster);
 }

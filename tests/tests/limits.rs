@@ -87,7 +87,7 @@ fn a_full_flow_table_refuses_new_flows_and_keeps_the_old_ones() {
         .map(|index| echo_flows(&cluster, index, "owner"))
         .collect();
     assert_eq!(now, old);
-    load.finish_unbroken();
+    load.finish_unbroken(&cluster);
 }
 
 /// Frames that nobody means to send: every node gets each, and counts it under its own reason and
