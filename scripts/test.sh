@@ -139,16 +139,32 @@ remember_labs() {
 }
 
 # Tests remove their labs, but one that was killed cannot: a lab that came since we began and whose
-# processes are all gone. `lab down` refuses one that somebody is at work on.
+# processes are all gone, as a test's are when it is. `lab down` refuses one that somebody is at
+# work on.
 remove_labs() {
-	local lab process id
+	local lab id
 	for lab in "$LABS"/*/; do
 		[[ -d $lab && -z ${labs_before[$lab]:-} ]] || continue
-		for process in "$lab"processes/*; do
-			[[ ! -d /proc/${process##*/} ]] || continue 2
-		done
 		id=${lab%/}
-		"$target/ci/lab" down --id "${id##*/}" || say "the lab ${id##*/} is still there"
+		id=${id##*/}
+		if ! ends "$lab" || ! "$target/ci/lab" down --id "$id"; then
+			say "the lab $id is still there: somebody else's, or \`lab down --id $id\` removes it"
+		fi
+	done
+}
+
+# Whether the lab's processes end within five seconds.
+ends() {
+	local process look
+	for look in {1..50}; do
+		for process in "$1"processes/*; do
+			if [[ -d /proc/${process##*/} ]]; then
+				((look < 50)) || return 1
+				sleep 0.1
+				continue 2
+			fi
+		done
+		return 0
 	done
 }
 
