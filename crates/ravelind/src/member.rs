@@ -53,6 +53,9 @@ struct MemberCore {
     membership: Membership,
     names: HashMap<u8, String>,
     connected: HashSet<u8>,
+    /// Peers that died since we last connected to them, with the run that died: our connection
+    /// leads to that run.
+    stale: HashMap<u8, u64>,
     workers: Vec<Arc<WorkerShared>>,
     board: Arc<Board>,
     counts: Counts<MemberCounter>,
@@ -138,6 +141,7 @@ pub(crate) fn start(
                 membership,
                 names,
                 connected: HashSet::new(),
+                stale: HashMap::new(),
                 workers,
                 board,
                 counts,
@@ -232,6 +236,7 @@ impl MemberCore {
             Event::Refused { error, .. } => tracing::error!("membership: {error}"),
             Event::Connected { peer } => {
                 self.connected.insert(peer);
+                self.stale.remove(&peer);
                 tracing::debug!("membership: connected to {}", self.name(peer));
             }
             Event::Disconnected { peer, why } => {
@@ -278,11 +283,31 @@ impl MemberCore {
 
     fn note(&mut self, event: Told, now_us: u64) {
         match event {
-            Told::PeerDown { peer, .. } | Told::PeerRestarted { peer, .. } => {
+            // The connection stays: a peer that was only paused must hear that it was not heard, or it
+            // would go on as the owner of slots that others have served meanwhile.
+            Told::PeerDown {
+                peer, incarnation, ..
+            } => {
                 tracing::warn!("{event}");
-                // Its next run is dialed as soon as it is there, not after a back-off.
-                self.endpoint.close(peer.raw(), "the peer is dead");
-                self.endpoint.redial_now(peer.raw());
+                if self.connected.contains(&peer.raw()) {
+                    self.stale.insert(peer.raw(), incarnation);
+                }
+            }
+            Told::PeerUp {
+                peer, incarnation, ..
+            } => {
+                tracing::info!("{event}");
+                if self
+                    .stale
+                    .remove(&peer.raw())
+                    .is_some_and(|dead| dead != incarnation)
+                {
+                    self.dial_anew(peer);
+                }
+            }
+            Told::PeerRestarted { peer, .. } => {
+                tracing::warn!("{event}");
+                self.dial_anew(peer);
             }
             Told::Paused { .. } => {
                 self.counts.increment(MemberCounter::Pauses);
@@ -297,6 +322,12 @@ impl MemberCore {
             Told::Unheard { .. } => tracing::warn!("{event}"),
             _ => tracing::info!("{event}"),
         }
+    }
+
+    /// Our connection leads to a run of the peer that is gone.
+    fn dial_anew(&self, peer: NodeId) {
+        self.endpoint.close(peer.raw(), "the peer has restarted");
+        self.endpoint.redial_now(peer.raw());
     }
 
     /// A node whose worker stands still must not keep its slots.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use config::{Cluster, Config, Idle};
 use engine::SnapshotReader;
-use membership::View;
+use membership::{MemberState, View};
 use replication::{Connection, Event as Told, HoldAcks, Options, Output, Replicator};
 use state::NodeId;
 use telemetry::counters::Counts;
@@ -78,6 +78,8 @@ struct SyncCore {
     replicator: Replicator,
     ends: Vec<Ends>,
     names: HashMap<u8, String>,
+    /// Peers that were dead in a view since we last connected to them, with the run that died.
+    stale: HashMap<PeerId, u64>,
     view: SnapshotReader<View>,
     board: Arc<Board>,
     counts: Counts<SyncCounter>,
@@ -142,6 +144,7 @@ pub(crate) fn start(
                 replicator,
                 ends,
                 names,
+                stale: HashMap::new(),
                 view: board.view.reader(),
                 board,
                 counts,
@@ -233,6 +236,7 @@ impl SyncCore {
         if self.view.refresh() {
             self.replicator.on_view(self.view.value().clone(), now_us);
             self.board.node.view.publish(self.view.value().clone());
+            self.leave_dead_runs();
             work += 1;
         }
         for worker in 0..self.ends.len() {
@@ -266,9 +270,41 @@ impl SyncCore {
         work
     }
 
+    /// A connection to a run of a peer that is gone would only end by its idle timeout; the peer's
+    /// next run is dialed as soon as the view has it.
+    fn leave_dead_runs(&mut self) {
+        for member in &self.view.value().members {
+            let peer = member.id.raw();
+            if member.incarnation == 0 {
+                // Not heard of yet: whatever we are connected to is its first run.
+                continue;
+            }
+            if member.state == MemberState::Dead {
+                let connected = self
+                    .board
+                    .sync
+                    .lock()
+                    .peers
+                    .get(&peer)
+                    .is_some_and(|p| p.connected);
+                if connected {
+                    self.stale.entry(peer).or_insert(member.incarnation);
+                }
+            } else if self
+                .stale
+                .remove(&peer)
+                .is_some_and(|dead| dead != member.incarnation)
+            {
+                self.endpoint.close(peer, "the peer has restarted");
+                self.endpoint.redial_now(peer);
+            }
+        }
+    }
+
     fn on_event(&mut self, event: Event, now_us: u64) {
         match event {
             Event::Connected { peer } => {
+                self.stale.remove(&peer);
                 if let Some(node) = NodeId::new(peer) {
                     tracing::info!("sync: connected to {}", self.name(peer));
                     self.with_peer(peer, |report| {
