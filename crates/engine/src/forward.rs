@@ -1,6 +1,6 @@
 //! Tier 2: packets of known flows, and the way out.
 
-use flowtable::FlowId;
+use flowtable::{FlowId, LocalFlags};
 use policy::Action;
 use state::{Life, PROTO_TCP, Progress, SyncMode};
 use wire::reply::{IcmpError, Unreachable};
@@ -40,9 +40,13 @@ impl<P: Port> Worker<P> {
             return;
         }
         let now_s = self.now.s();
+        self.mark_if_old(id);
         let was_replica = self.table.entry(id).local.flags.is_replica();
         let entry = self.table.entry_mut(id);
         let before = entry.record.progress;
+        if was_replica {
+            entry.local.adopted_s = now_s;
+        }
         if p.proto == PROTO_TCP {
             let context = tcp::Context {
                 strict: self.config.tcp_strict,
@@ -51,9 +55,6 @@ impl<P: Port> Worker<P> {
             };
             match tcp::track(&mut entry.record, dir, &p.tcp, context) {
                 Outcome::Pass => {
-                    if was_replica {
-                        entry.local.adopted_s = now_s;
-                    }
                     if now_s >= entry.local.adopted_s + ANCHOR_S {
                         entry.local.flags.anchored(dir);
                     }
@@ -89,6 +90,22 @@ impl<P: Port> Worker<P> {
         };
         let hold_lsn = self.table.entry(id).local.hold_lsn;
         self.forward(packet, hop, hold_lsn);
+    }
+
+    /// A flow last seen before this node came to own its slot is as a copy, even if this node has
+    /// handled it itself: another owner served it in between.
+    #[inline]
+    fn mark_if_old(&mut self, id: FlowId) {
+        let entry = self.table.entry(id);
+        if entry.local.seen_s > self.ownership.since_last_s {
+            return;
+        }
+        let slot = state::slot_of(&entry.record.key);
+        let since_s = self.ownership.since_s[slot.index()].max(self.ownership.lapsed_s);
+        // Once per adoption: `adopted_s` tells whether this one was noted.
+        if entry.local.seen_s <= since_s && entry.local.adopted_s < since_s {
+            self.table.entry_mut(id).local.flags = LocalFlags::replica();
+        }
     }
 
     /// An ICMP error about a flow that lives: it passes if it can be about something that the flow

@@ -166,6 +166,10 @@ pub(crate) struct Ownership {
     /// Since when each owned slot is owned, in seconds: adopted flows were not idle before that
     /// as far as this node can know.
     pub(crate) since_s: Box<[u32; SLOTS]>,
+    /// When this worker last stood still, or its view had run out.
+    pub(crate) lapsed_s: u32,
+    /// The latest of all these.
+    pub(crate) since_last_s: u32,
     /// Slots adopted in the last takeover.
     pub(crate) adopted: SlotSet,
     /// Whether a packet of an adopted flow is still awaited.
@@ -216,6 +220,8 @@ impl Tokens {
 /// Interfaces, IP and Ethernet addresses of neighbours.
 type Learned = ArrayVec<(u8, Addr, Mac), MESSAGES_PER_TURN>;
 
+/// A gap between two turns after which peers may have taken this node for dead.
+const LAPSE_US: u64 = 20_000;
 /// Time between two turns' housekeeping.
 const HOUSEKEEPING_US: u64 = 1_000;
 /// Messages of each other party that one turn takes.
@@ -278,6 +284,8 @@ impl<P: Port> Worker<P> {
                 owned: SlotSet::empty(),
                 kept: SlotSet::empty(),
                 since_s: Box::new([0; SLOTS]),
+                lapsed_s: 0,
+                since_last_s: 0,
                 adopted: SlotSet::empty(),
                 first_forward_awaited: false,
                 changed_s: 0,
@@ -306,9 +314,13 @@ impl<P: Port> Worker<P> {
     /// One turn. Returns how much there was to do: packets and messages; 0 means that the caller may
     /// rest according to its idle policy.
     pub fn poll(&mut self, now: Now) -> usize {
+        let lapsed = now.us > self.now.us + LAPSE_US || !self.view_is_valid();
         self.now = now;
         if self.view.refresh() {
             self.take_up_view();
+        }
+        if lapsed {
+            self.distrust_own_flows();
         }
         self.policy.refresh();
         let mut work = self.take_messages();
@@ -368,7 +380,10 @@ impl<P: Port> Worker<P> {
                 owned.insert(slot);
                 if !self.ownership.owned.contains(slot) {
                     adopted.insert(slot);
-                    self.ownership.since_s[slot.index()] = now_s;
+                    if !first {
+                        self.ownership.since_s[slot.index()] = now_s;
+                        self.ownership.since_last_s = now_s;
+                    }
                 }
             }
             if view.holds(me, slot) {
@@ -396,6 +411,16 @@ impl<P: Port> Worker<P> {
         self.ownership.owned = owned;
         self.ownership.kept = kept;
         self.ownership.changed_s = now_s;
+    }
+
+    /// This worker stood still, or its view had run out: others may have served its flows meanwhile,
+    /// even if no view that it saw says so.
+    #[cold]
+    fn distrust_own_flows(&mut self) {
+        // Apart from `since_s`: it does not make idle flows younger.
+        let now_s = self.now.s().max(1);
+        self.ownership.lapsed_s = now_s;
+        self.ownership.since_last_s = now_s;
     }
 
     /// Whether the view may be acted on: see [`NodeShared::view_valid_until_us`].

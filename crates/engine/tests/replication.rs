@@ -250,7 +250,7 @@ fn after_a_takeover_windows_start_anew() {
         rig.through(INSIDE, tcp(C, S, ACK, 101, acked, &[])).len(),
         1
     );
-    rig.advance(10_000_000);
+    rig.run_ms(10_001);
     assert_eq!(
         rig.through(OUTSIDE, tcp(S, C, ACK, acked, 101, &[0; 1000]))
             .len(),
@@ -610,4 +610,36 @@ fn news_about_an_owned_flow_is_passed_on_once() {
         .unwrap();
     rig.turn();
     assert!(changes(&rig.acknowledge()).is_empty(), "nothing new");
+}
+
+/// Others served the flows of a node that stood still, and it may never see the view in between:
+/// its own old windows must not be held against packets that have gone far beyond them.
+#[test]
+fn after_a_pause_own_flows_are_followed_as_copies_are() {
+    for seen_otherwise in [false, true] {
+        let mut rig = Rig::new(Setup::default());
+        rig.through(INSIDE, tcp(C, S, SYN, 100, 0, &[]));
+        rig.acknowledge();
+        rig.through(OUTSIDE, tcp(S, C, SYN | ACK, 500, 101, &[]));
+        rig.through(INSIDE, tcp(C, S, ACK, 101, 501, &[]));
+        if seen_otherwise {
+            rig.publish(view(2, |_| Some(PEER), &[PEER]));
+            rig.turn();
+            rig.publish(view(3, |_| Some(ME), &[PEER]));
+            rig.turn();
+        } else {
+            rig.advance(300_000);
+        }
+        let far = 501 + 5_000_000;
+        assert_eq!(
+            rig.through(OUTSIDE, tcp(S, C, ACK, far, 101, b"data"))
+                .len(),
+            1
+        );
+        assert_eq!(
+            rig.through(INSIDE, tcp(C, S, ACK, 101, far + 4, b"x"))
+                .len(),
+            1
+        );
+    }
 }
