@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds everything and runs every test: the unit and property tests of all crates, boot.sh on
-# made-up machines, clusters of real daemons in network namespaces, and a short demo.
+# made-up machines, the installable package, clusters of real daemons in network namespaces, and a short demo.
 #
 #   test.sh           everything; 15 minutes from nothing on two cores, 7 when it is built
 #   test.sh --fast    without the clusters
@@ -43,6 +43,7 @@ main() {
 	# As root from here: many tests want namespaces or DPDK.
 	cargo_test unit 1200 "${options[@]}" --exclude e2e
 	single boot 120 scripts/boot_test.sh
+	single package 180 scripts/package_test.sh "$target/ci"
 	if [[ $fast == no ]]; then
 		# The whole workspace again, so that cargo takes the same features and builds nothing anew.
 		# One cluster at a time: two on a small machine disturb each other.
