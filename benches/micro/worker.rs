@@ -131,6 +131,7 @@ impl Rig {
             pages_from,
             pages_to,
             log,
+            agent: None,
         };
         let pool = pool(BUFFERS);
         let ports = GATEWAY.map(|mac| ReplayPort::new(mac.0, pool.clone()));

@@ -90,6 +90,18 @@ telemetry::counters! {
         HoldReleased = "hold_released",
         /// Held packets released at the deadline, unacknowledged.
         HoldReleasedAtDeadline = "hold_released_at_deadline",
+        /// Instructions that an agent gave.
+        Instructions = "agent_instructions",
+        /// Instructions that could not be carried out.
+        InstructionsRefused = "agent_instructions_refused",
+        /// Packets handed to an agent.
+        Diverted = "agent_packets",
+        /// Packets that an agent handed back for delivery.
+        Delivered = "agent_delivered",
+        /// Packets that an agent had dropped.
+        DropByAgent = "drop_by_agent",
+        /// Packets for an agent whose ring was full.
+        DropAgentFull = "drop_agent_full",
         /// Packets that arrived at another worker than their flow's.
         Crossed = "crossed",
         /// Changed flow records handed to the sync core.

@@ -1,6 +1,6 @@
 //! Tier 2: packets of known flows, and the way out.
 
-use flowtable::{FlowId, LocalFlags};
+use flowtable::FlowId;
 use policy::Action;
 use state::{Life, PROTO_TCP, Progress, SyncMode};
 use wire::reply::{IcmpError, Unreachable};
@@ -85,6 +85,10 @@ impl<P: Port> Worker<P> {
             let key = self.table.entry(id).record.key;
             self.note_first_forward(&key);
         }
+        if self.table.entry(id).local.flags.is_diverted() {
+            let key = self.table.entry(id).record.key;
+            return self.divert(packet, key);
+        }
         let Some(hop) = self.hop_of(id, &packet) else {
             return;
         };
@@ -104,7 +108,8 @@ impl<P: Port> Worker<P> {
         let since_s = self.ownership.since_s[slot.index()].max(self.ownership.lapsed_s);
         // Once per adoption: `adopted_s` tells whether this one was noted.
         if entry.local.seen_s <= since_s && entry.local.adopted_s < since_s {
-            self.table.entry_mut(id).local.flags = LocalFlags::replica();
+            let flags = &mut self.table.entry_mut(id).local.flags;
+            *flags = flags.replicated();
         }
     }
 
@@ -131,7 +136,7 @@ impl<P: Port> Worker<P> {
 
     /// The flow's next hop in the packet's direction, remembered with the flow.
     #[inline]
-    fn hop_of(&mut self, id: FlowId, packet: &Packet<P::Buf>) -> Option<u32> {
+    pub(crate) fn hop_of(&mut self, id: FlowId, packet: &Packet<P::Buf>) -> Option<u32> {
         let epoch = self.hops.epoch();
         let direction = packet.dir.index();
         let local = &mut self.table.entry_mut(id).local;

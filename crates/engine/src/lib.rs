@@ -21,6 +21,7 @@ mod counters;
 mod forward;
 mod hold;
 mod hops;
+mod instruct;
 pub mod memory;
 mod open;
 pub mod port;
@@ -32,5 +33,6 @@ mod worker;
 
 pub use config::{AtDeadline, Config, Hold, Interface, Route, Timeouts, WhenAlone};
 pub use counters::{Counter, Counters, MalformedBy};
+pub use instruct::{AgentLink, FlowChange, Instruct, Instruction, Notice, Refusal};
 pub use shared::{NodeShared, Policy, Snapshot, SnapshotReader, Told, WorkerShared};
 pub use worker::{Cross, FlowPage, FlowSeen, Links, LogEntry, Now, Worker};

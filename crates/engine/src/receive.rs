@@ -162,7 +162,7 @@ impl<P: Port> Worker<P> {
 
     /// The interface of frames that arrive on `port` with this VLAN identifier.
     #[inline]
-    fn interface(&self, port: usize, vlan: Option<u16>) -> Option<u8> {
+    pub(crate) fn interface(&self, port: usize, vlan: Option<u16>) -> Option<u8> {
         let found = self
             .config
             .interfaces

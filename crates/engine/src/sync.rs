@@ -151,7 +151,7 @@ impl<P: Port> Worker<P> {
         let changed = entry.record.merge(record);
         if changed {
             if !owned || other_incarnation {
-                entry.local.flags = LocalFlags::replica();
+                entry.local.flags = entry.local.flags.replicated();
             }
             if was_alive && !entry.is_alive() {
                 entry.local.seen_s = now_s;

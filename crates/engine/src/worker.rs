@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::counters::{Counter, Counters};
 use crate::hold::{HoldQueue, Out};
 use crate::hops::{Hops, Routes};
+use crate::instruct::{AgentLink, Awaited};
 use crate::port::{BURST_MAX, Burst, Port};
 use crate::shared::{NodeShared, Policy, SnapshotReader, WorkerShared};
 use crate::sync::Jobs;
@@ -110,6 +111,8 @@ pub struct Links<B> {
     pub pages_to: Producer<FlowPage>,
     /// Decisions of rules that log.
     pub log: Producer<LogEntry>,
+    /// To and from the second software entity, where there is one.
+    pub agent: Option<AgentLink<B>>,
 }
 
 /// One worker.
@@ -138,6 +141,8 @@ pub struct Worker<P: Port> {
     pub(crate) jobs: Jobs,
     /// Answers to the sync core that found the ring full.
     pub(crate) unanswered: VecDeque<ToSync>,
+    /// Synchronisations that an agent waits for.
+    pub(crate) awaited: Awaited,
     /// Packets of the node's own that are being written.
     pub(crate) scratch: Box<[u8; wire::reply::FRAME_LEN_MAX]>,
     pub(crate) icmp_tokens: Tokens,
@@ -278,6 +283,7 @@ impl<P: Port> Worker<P> {
             counters: Counters::default(),
             jobs: Jobs::new(config.resync_rate),
             unanswered: VecDeque::with_capacity(MESSAGES_PER_TURN),
+            awaited: Awaited::new(),
             icmp_tokens: Tokens::new(config.icmp_rate),
             scratch: Box::new([0; wire::reply::FRAME_LEN_MAX]),
             ownership: Ownership {
@@ -325,6 +331,7 @@ impl<P: Port> Worker<P> {
         self.policy.refresh();
         let mut work = self.take_messages();
         work += self.release();
+        work += self.take_instructions();
         for port in 0..self.ports.len() {
             let mut burst = Burst::new();
             work += self.ports[port].port.rx_burst(&mut burst);

@@ -57,6 +57,8 @@ impl LocalFlags {
     const BEHIND: u8 = 1;
     /// The entry is a copy from a peer and no packet of it was handled here since.
     const REPLICA: u8 = 1 << 2;
+    /// Packets of the flow go to an agent.
+    const DIVERTED: u8 = 1 << 3;
 
     /// A copy from a peer: windows are behind in both directions.
     pub const fn replica() -> Self {
@@ -71,6 +73,25 @@ impl LocalFlags {
     /// A packet was handled here.
     pub const fn handled(&mut self) {
         self.0 &= !Self::REPLICA;
+    }
+
+    /// Whether packets of the flow go to an agent.
+    pub const fn is_diverted(self) -> bool {
+        self.0 & Self::DIVERTED != 0
+    }
+
+    /// Packets of the flow go to an agent from now on, or no longer.
+    pub const fn divert(&mut self, on: bool) {
+        if on {
+            self.0 |= Self::DIVERTED;
+        } else {
+            self.0 &= !Self::DIVERTED;
+        }
+    }
+
+    /// What a copy from a peer makes of these: windows are behind again, agents stay.
+    pub const fn replicated(self) -> Self {
+        Self(Self::replica().0 | self.0 & Self::DIVERTED)
     }
 
     /// The window of the sender of `dir` is known well from now on.

@@ -84,6 +84,7 @@ pub(crate) fn build(
             pages_from,
             pages_to,
             log: log_to,
+            agent: None,
         };
         let shared = Arc::new(WorkerShared::default());
         let worker_config = worker_config(config, number, count, of_interface);

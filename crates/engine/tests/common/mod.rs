@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 
 use engine::memory::{MemoryBuf, MemoryPort};
 use engine::{
-    AtDeadline, Config, Counter, Cross, FlowPage, Hold, Interface, Links, LogEntry, NodeShared,
-    Now, Policy, Route, Timeouts, WhenAlone, Worker, WorkerShared,
+    AgentLink, AtDeadline, Config, Counter, Cross, FlowPage, Hold, Instruct, Interface, Links,
+    LogEntry, NodeShared, Notice, Now, Policy, Route, Timeouts, WhenAlone, Worker, WorkerShared,
 };
 use membership::{Member, MemberState, View};
 use policy::{
@@ -145,6 +145,8 @@ pub(crate) struct Rig {
     pub(crate) pages_to: Producer<FlowPage>,
     pub(crate) pages_from: Consumer<FlowPage>,
     pub(crate) log: Consumer<LogEntry>,
+    pub(crate) agent_to: Producer<Instruct<MemoryBuf>>,
+    pub(crate) agent_from: Consumer<Notice<MemoryBuf>>,
     pub(crate) now_us: u64,
     counted: BTreeMap<&'static str, u64>,
     setup_rules: Vec<Rule>,
@@ -224,6 +226,8 @@ impl Rig {
         let (pages_to, pages_in) = RingBuffer::new(1);
         let (pages_out, pages_from) = RingBuffer::new(1);
         let (log_to, log) = RingBuffer::new(4);
+        let (agent_to, instructions) = RingBuffer::new(8);
+        let (notices, agent_from) = RingBuffer::new(4);
         let links = Links {
             to_sync,
             from_sync,
@@ -232,6 +236,10 @@ impl Rig {
             pages_from: pages_in,
             pages_to: pages_out,
             log: log_to,
+            agent: Some(AgentLink {
+                instructions,
+                notices,
+            }),
         };
         let interface = |name: &str, port, vlan, mtu, addresses: [&str; 2]| Interface {
             name: name.into(),
@@ -301,6 +309,8 @@ impl Rig {
             pages_to,
             pages_from,
             log,
+            agent_to,
+            agent_from,
             now_us,
             counted: BTreeMap::new(),
             setup_rules: setup.rules,

@@ -1,0 +1,343 @@
+//! The first software entity's side of the second: instructions, holds in both styles, notices.
+
+mod common;
+
+use common::*;
+use engine::memory::MemoryBuf;
+use engine::{FlowChange, Instruct, Instruction, Notice, Refusal};
+use policy::SyncPolicy;
+use replication::ToSync;
+use state::{FlowKey, FlowRecord, Life, v4_mapped};
+use wire::build;
+use wire::tcp::{ACK, PSH, SYN};
+
+const C: &str = "10.1.0.10:40000";
+const S: &str = "10.2.0.10:80";
+
+fn key() -> FlowKey {
+    let (client, server) = (v4_mapped([10, 1, 0, 10]), v4_mapped([10, 2, 0, 10]));
+    FlowKey::new(client, server, 40000, 80, 6).0
+}
+
+fn tcp(from: &str, to: &str, flags: u8, seq: u32, ack: u32, data: &[u8]) -> Vec<u8> {
+    build::tcp(at(from), at(to), flags, seq, ack, data)
+}
+
+/// An established connection of an `ack` rule, all of it acknowledged.
+fn connected(setup: Setup) -> Rig {
+    let mut rig = Rig::new(setup);
+    for (port, frame) in [
+        (INSIDE, tcp(C, S, SYN, 100, 0, &[])),
+        (OUTSIDE, tcp(S, C, SYN | ACK, 500, 101, &[])),
+        (INSIDE, tcp(C, S, ACK, 101, 501, &[])),
+    ] {
+        rig.put(port, frame);
+        rig.turn();
+        rig.acknowledge();
+        rig.turn();
+    }
+    assert_eq!((rig.sent(OUTSIDE).len(), rig.sent(INSIDE).len()), (2, 1));
+    rig.forget_counts();
+    rig
+}
+
+fn instruct(rig: &mut Rig, token: u64, instruction: Instruction<MemoryBuf>) {
+    rig.agent_to
+        .push(Instruct { token, instruction })
+        .expect("there is room");
+}
+
+fn notices(rig: &mut Rig) -> Vec<Notice<MemoryBuf>> {
+    std::iter::from_fn(|| rig.agent_from.pop().ok()).collect()
+}
+
+fn outcome(rig: &mut Rig, instruction: Instruction<MemoryBuf>) -> Result<(), Refusal> {
+    instruct(rig, 77, instruction);
+    rig.turn();
+    match &notices(rig)[..] {
+        [Notice::Done { token: 77, outcome }, ..] => *outcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn changes(told: &[ToSync]) -> Vec<FlowRecord> {
+    let change = |m: &ToSync| match m {
+        ToSync::Change { record, .. } => Some(*record),
+        _ => None,
+    };
+    told.iter().filter_map(change).collect()
+}
+
+fn modify(change: FlowChange) -> Instruction<MemoryBuf> {
+    let key = key();
+    Instruction::Modify { key, change }
+}
+
+#[test]
+fn a_changed_mark_is_replicated_and_packets_wait_for_it() {
+    let mut rig = connected(Setup::default());
+    assert_eq!(outcome(&mut rig, modify(FlowChange::Mark(5))), Ok(()));
+    let held = tcp(C, S, ACK | PSH, 101, 501, b"marked");
+    assert!(
+        rig.through(INSIDE, held).is_empty(),
+        "the mark is protected state"
+    );
+    let told = changes(&rig.acknowledge());
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].mark.value, told[0].mark.version), (5, 1));
+    rig.turn();
+    assert_eq!(rig.sent(OUTSIDE).len(), 1);
+    // A later mark wins wherever the two meet.
+    assert_eq!(outcome(&mut rig, modify(FlowChange::Mark(3))), Ok(()));
+    let second = changes(&rig.acknowledge())[0];
+    let mut merged = told[0];
+    merged.merge(&second);
+    assert_eq!(merged.mark.value, 3);
+}
+
+#[test]
+fn a_flow_that_is_ended_passes_nothing_more_and_its_copies_learn_of_it() {
+    let mut rig = connected(Setup::default());
+    assert_eq!(outcome(&mut rig, modify(FlowChange::End)), Ok(()));
+    let told = changes(&rig.acknowledge());
+    assert_eq!(
+        told.iter().map(|r| r.life).collect::<Vec<_>>(),
+        [Life::Dead]
+    );
+    rig.forget_counts();
+    let late = tcp(S, C, ACK, 501, 101, b"late");
+    assert!(rig.through(OUTSIDE, late).is_empty());
+    rig.moved(&[("rx_packets", 1), ("drop_tcp_no_flow", 1)]);
+    assert_eq!(
+        outcome(&mut rig, modify(FlowChange::End)),
+        Err(Refusal::NoFlow)
+    );
+}
+
+/// The engine holds by itself: packets after the instruction leave when the state is acknowledged.
+#[test]
+fn a_synchronisation_holds_the_packets_that_follow_and_is_told_when_complete() {
+    let mut rig = connected(Setup::default());
+    let synchronise = Instruction::Synchronise {
+        key: key(),
+        hold: true,
+    };
+    instruct(&mut rig, 1, synchronise);
+    rig.turn();
+    assert!(matches!(
+        notices(&mut rig)[..],
+        [Notice::Done {
+            token: 1,
+            outcome: Ok(())
+        }]
+    ));
+    for (n, text) in [b"a", b"b"].into_iter().enumerate() {
+        let frame = tcp(C, S, ACK | PSH, 101 + n as u32, 501, text);
+        assert!(rig.through(INSIDE, frame).is_empty(), "held");
+    }
+    assert!(notices(&mut rig).is_empty(), "nobody has acknowledged");
+    assert_eq!(
+        changes(&rig.acknowledge()).len(),
+        1,
+        "sent though nothing changed"
+    );
+    rig.turn();
+    assert!(matches!(
+        notices(&mut rig)[..],
+        [Notice::Synchronised {
+            token: 1,
+            protected: true
+        }]
+    ));
+    let left = rig.sent(OUTSIDE);
+    let texts: Vec<u8> = left.iter().map(|frame| *frame.last().unwrap()).collect();
+    assert_eq!(texts, b"ab", "both, in order");
+}
+
+/// The other style: the agent has the packet, is told, and hands it over for delivery.
+#[test]
+fn a_diverted_packet_leaves_when_the_agent_hands_it_over() {
+    let mut rig = connected(Setup::default());
+    let divert = |on| Instruction::Divert { key: key(), on };
+    assert_eq!(outcome(&mut rig, divert(true)), Ok(()));
+    let frame = tcp(C, S, ACK | PSH, 101, 501, b"PORT");
+    assert!(rig.through(INSIDE, frame).is_empty());
+    let [
+        Notice::Packet {
+            key: of, port, buf, ..
+        },
+    ] = &mut notices(&mut rig)[..]
+    else {
+        panic!("the packet goes to the agent");
+    };
+    assert_eq!((*of, *port), (key(), INSIDE));
+    let buf = std::mem::replace(buf, MemoryBuf::new(&[]));
+
+    instruct(
+        &mut rig,
+        2,
+        Instruction::Synchronise {
+            key: key(),
+            hold: false,
+        },
+    );
+    rig.turn();
+    rig.acknowledge();
+    rig.turn();
+    assert!(matches!(
+        notices(&mut rig)[..],
+        [
+            Notice::Done {
+                token: 2,
+                outcome: Ok(())
+            },
+            Notice::Synchronised {
+                token: 2,
+                protected: true
+            }
+        ]
+    ));
+    let deliver = Instruction::Deliver { port: INSIDE, buf };
+    assert_eq!(outcome(&mut rig, deliver), Ok(()));
+    let left = rig.sent(OUTSIDE);
+    assert_eq!(left.len(), 1);
+    assert!(left[0].ends_with(b"PORT"));
+    let p = wire::parse(&left[0]).expect("a good frame");
+    assert!(wire::verify_l4(&left[0], &p), "with a right checksum");
+    assert_eq!(p.eth_dst, SERVER);
+
+    // Back to the short way; and what is discarded is counted.
+    assert_eq!(outcome(&mut rig, divert(false)), Ok(()));
+    let frame = tcp(C, S, ACK | PSH, 105, 501, b"x");
+    assert_eq!(rig.through(INSIDE, frame).len(), 1);
+    rig.forget_counts();
+    let discard = Instruction::Discard {
+        buf: MemoryBuf::new(&[0; 60]),
+    };
+    assert_eq!(outcome(&mut rig, discard), Ok(()));
+    rig.moved(&[("agent_instructions", 1), ("drop_by_agent", 1)]);
+}
+
+#[test]
+fn an_agent_that_reads_nothing_fills_its_own_ring_only() {
+    let mut rig = connected(Setup::default());
+    let divert = Instruction::Divert {
+        key: key(),
+        on: true,
+    };
+    assert_eq!(outcome(&mut rig, divert), Ok(()));
+    for n in 0..6 {
+        rig.put(INSIDE, tcp(C, S, ACK | PSH, 101 + n, 501, b"z"));
+        rig.turn();
+    }
+    rig.moved(&[
+        ("rx_packets", 6),
+        ("agent_instructions", 1),
+        ("agent_packets", 4),
+        ("drop_agent_full", 2),
+    ]);
+    // Its instructions wait, and other flows go on.
+    instruct(&mut rig, 3, modify(FlowChange::Mark(1)));
+    rig.turn();
+    assert_eq!(
+        rig.agent_to.slots(),
+        7,
+        "not taken: there is no room for its answer"
+    );
+    let other = tcp("10.1.0.10:40001", S, SYN, 1, 0, &[]);
+    rig.put(INSIDE, other);
+    rig.turn();
+    rig.acknowledge();
+    rig.turn();
+    assert_eq!(rig.sent(OUTSIDE).len(), 1);
+    assert_eq!(notices(&mut rig).len(), 4);
+    rig.turn();
+    assert!(matches!(
+        notices(&mut rig)[..],
+        [Notice::Done {
+            token: 3,
+            outcome: Ok(())
+        }]
+    ));
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_its_reason() {
+    let mut rig = connected(Setup::default());
+    let unknown = Instruction::Synchronise {
+        key: FlowKey::new([1; 16], [2; 16], 1, 2, 6).0,
+        hold: true,
+    };
+    assert_eq!(outcome(&mut rig, unknown), Err(Refusal::NoFlow));
+    let nonsense = Instruction::Deliver {
+        port: INSIDE,
+        buf: MemoryBuf::new(&[0; 60]),
+    };
+    assert_eq!(outcome(&mut rig, nonsense), Err(Refusal::NotOfAFlow));
+    let stray = tcp("10.1.0.10:1", S, ACK, 1, 1, b"stray");
+    let stray = Instruction::Deliver {
+        port: INSIDE,
+        buf: MemoryBuf::new(&build::with_macs(stray, CLUSTER, CLIENT)),
+    };
+    assert_eq!(outcome(&mut rig, stray), Err(Refusal::NotOfAFlow));
+
+    // A copy whose owner is another node.
+    rig.publish(view(2, |_| Some(PEER), &[PEER]));
+    let mut copy = Rig::new(Setup::default());
+    copy.publish(view(2, |_| Some(PEER), &[PEER]));
+    let record = rig
+        .worker
+        .table()
+        .entry(rig.worker.table().lookup(&key()).unwrap())
+        .record;
+    copy.to_worker
+        .push(replication::ToWorker::Apply {
+            token: 1,
+            records: vec![(record, 0)],
+        })
+        .unwrap();
+    copy.turn();
+    assert_eq!(
+        outcome(&mut copy, modify(FlowChange::Mark(1))),
+        Err(Refusal::NotOwner)
+    );
+    assert_eq!(
+        outcome(&mut rig, modify(FlowChange::End)),
+        Err(Refusal::NotOwner)
+    );
+
+    // A flow that is not replicated has nothing to synchronise.
+    let mut rules = vec![allow("web", &["tcp/80"], SyncPolicy::None)];
+    rules.truncate(1);
+    let mut lone = connected(Setup {
+        rules,
+        ..Setup::default()
+    });
+    let synchronise = Instruction::Synchronise {
+        key: key(),
+        hold: false,
+    };
+    assert_eq!(outcome(&mut lone, synchronise), Err(Refusal::NotReplicated));
+}
+
+/// Without backups there is nobody to wait for, and the agent is told that it is so.
+#[test]
+fn a_node_that_is_left_alone_says_that_nothing_protects_the_state() {
+    let mut rig = connected(Setup::default());
+    let synchronise = Instruction::Synchronise {
+        key: key(),
+        hold: true,
+    };
+    instruct(&mut rig, 1, synchronise);
+    rig.turn();
+    assert_eq!(notices(&mut rig).len(), 1);
+    rig.publish(view(2, |_| Some(ME), &[]));
+    rig.turn();
+    assert!(matches!(
+        notices(&mut rig)[..],
+        [Notice::Synchronised {
+            token: 1,
+            protected: false
+        }]
+    ));
+}
