@@ -50,6 +50,14 @@ pub(crate) fn cluster(top: &Section<'_>) -> Option<Cluster> {
         .unwrap_or_default();
     let members = members(&section);
     let backups = backups(&section, members.len());
+    let distribution = section.choice_or(
+        "distribution",
+        &[
+            ("filter", Distribution::Filter),
+            ("ecmp", Distribution::Ecmp),
+        ],
+        Distribution::Filter,
+    );
     let (heartbeat, dead_after) = detection(&section);
     let smallest_group = members
         .iter()
@@ -63,8 +71,8 @@ pub(crate) fn cluster(top: &Section<'_>) -> Option<Cluster> {
         .unwrap_or(0);
     Some(Cluster {
         name: name.to_owned(),
-        distribution: distribution(&section),
-        mac: cluster_mac(&section, members.len()),
+        distribution,
+        mac: cluster_mac(&section, members.len(), distribution),
         backups,
         heartbeat,
         dead_after,
@@ -86,18 +94,17 @@ pub(crate) fn cluster(top: &Section<'_>) -> Option<Cluster> {
     })
 }
 
-fn distribution(section: &Section<'_>) -> Distribution {
-    let Some(field) = section.field("distribution") else {
-        return Distribution::Filter;
-    };
-    let choices = [("filter", Some(Distribution::Filter)), ("ecmp", None)];
-    if let Some(None) = field.choice(&choices) {
-        field.fail(Fault::EcmpUnavailable);
+fn cluster_mac(
+    section: &Section<'_>,
+    members: usize,
+    distribution: Distribution,
+) -> Option<[u8; 6]> {
+    if distribution == Distribution::Ecmp {
+        if let Some(field) = section.field("mac") {
+            field.fail(Fault::MacWithEcmp);
+        }
+        return None;
     }
-    Distribution::Filter
-}
-
-fn cluster_mac(section: &Section<'_>, members: usize) -> Option<[u8; 6]> {
     let example = "mac = \"03:72:76:6c:00:01\" under [cluster]";
     let field = if members > 1 {
         section.required("mac", example)?

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use policy::{InvalidAddress, InvalidRuleSet, InvalidService, InvalidZones};
+use policy::{InvalidAddress, InvalidName, InvalidRuleSet, InvalidService, InvalidZones};
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -215,8 +215,10 @@ pub enum Fault {
     // Node and cluster.
     #[error("\"{name}\" is not a member of the cluster; the members are {members}")]
     NotAMember { name: String, members: String },
-    #[error("\"ecmp\" is not available in this version; use \"filter\"")]
-    EcmpUnavailable,
+    #[error(
+        "has no meaning with distribution = \"ecmp\", where each node answers with its own addresses; leave it out"
+    )]
+    MacWithEcmp,
     #[error("\"{0}\" is no Ethernet address; write six bytes such as \"03:72:76:6c:00:01\"")]
     Mac(String),
     #[error("{given} is a unicast address; set the lowest bit of the first byte: {multicast}")]
@@ -319,6 +321,22 @@ pub enum Fault {
     UnknownZone { zone: String, zones: String },
     #[error(transparent)]
     Rules(#[from] InvalidRuleSet),
+    #[error(transparent)]
+    Identity(#[from] InvalidName),
+    #[error("\"{0}\" is no network; write those that are never blocked, such as \"10.0.0.0/8\"")]
+    ExceptNetwork(String),
+    #[error(
+        "has nothing to count; write scan_ports or flood_syns above 0, or leave the section out"
+    )]
+    DetectNothing,
+    #[error(
+        "a file of rules has only [[rule]] and [sync]; {key} belongs into the configuration of the node"
+    )]
+    NotOfRules { key: String },
+    #[error(
+        "there is no [[rule]], so every packet would be denied; to mean that, write one rule with action = \"deny\""
+    )]
+    NoRulesInFile,
     #[error(
         "an empty list matches nothing; name what it shall match, or leave the key out to match everything"
     )]

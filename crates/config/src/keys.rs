@@ -15,6 +15,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("[flows]", FLOWS),
     ("[timeouts]", TIMEOUTS),
     ("[tcp]", TCP),
+    ("[detect]", DETECT),
     ("[[interface]]", INTERFACE),
     ("[[route]]", ROUTE),
     ("[[rule]]", RULE),
@@ -32,6 +33,7 @@ pub(crate) const TOP: &[&str] = &[
     "flows",
     "timeouts",
     "tcp",
+    "detect",
     "interface",
     "route",
     "rule",
@@ -108,10 +110,15 @@ pub(crate) const RULE: &[&str] = &[
     "to",
     "source",
     "destination",
+    "user",
+    "group",
     "service",
     "action",
     "log",
     "sync",
 ];
-pub(crate) const SYNC: &[&str] = &["tcp", "udp", "icmp", "other"];
+pub(crate) const DETECT: &[&str] = &["scan_ports", "flood_syns", "window", "block_for", "except"];
+pub(crate) const SYNC: &[&str] = &["tcp", "udp", "icmp", "other", "expectations", "marks"];
+/// The keys of a file of rules alone, as `ravelin policy load` takes it.
+pub(crate) const RULES_FILE: &[&str] = &["rule", "sync"];
 pub(crate) const DELAYED: &[&str] = &["delayed"];

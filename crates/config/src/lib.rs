@@ -5,11 +5,14 @@
 //! needs to look at text again. What is wrong is said with file, line, column and remedy, as many
 //! mistakes at once as can be told apart ([`ConfigError`]); what is doubtful is a [`Warning`].
 //!
+//! [`rules_from_str`] reads a file that has rules alone, for a running node.
+//!
 //! What a key means is in `docs/configuration.md`; [`KEYS`] lists all that the parser knows.
 #![forbid(unsafe_code)]
 
 mod cluster;
 mod cores;
+mod detect;
 mod eal;
 mod error;
 mod keys;
@@ -17,6 +20,7 @@ mod network;
 mod parse;
 mod reader;
 mod rules;
+mod rules_file;
 mod summary;
 mod timers;
 mod types;
@@ -24,8 +28,9 @@ mod value;
 
 pub use error::{ConfigError, Doubt, Fault, Position, Problem, Warning};
 pub use keys::KEYS;
+pub use rules_file::{RulesFile, rules_from_str};
 pub use summary::Summary;
 pub use types::{
-    Alone, AtDeadline, Cluster, Config, Control, Cores, Device, Distribution, Eal, Flows, HoldAcks,
-    Idle, Interface, Iova, Member, Pki, Route, Tcp, Timeouts, Worker,
+    Alone, AtDeadline, Cluster, Config, Control, Cores, Detect, Device, Distribution, Eal, Flows,
+    HoldAcks, Idle, Interface, Iova, Member, Pki, Route, Tcp, Timeouts, Worker,
 };

@@ -8,7 +8,7 @@ use toml::de::DeTable;
 use crate::keys::TOP;
 use crate::reader::{Reader, Section};
 use crate::{Config, ConfigError, Fault};
-use crate::{cluster, cores, eal, network, rules, timers};
+use crate::{cluster, cores, detect, eal, network, rules, timers};
 
 impl Config {
     /// Reads a file. Paths in it are relative to its folder.
@@ -64,7 +64,7 @@ impl Config {
 
 /// What is wrong where the text is not TOML; `rest` starts there. The two mistakes that people
 /// make get words of their own.
-fn syntax(message: &str, rest: &str) -> Fault {
+pub(crate) fn syntax(message: &str, rest: &str) -> Fault {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let word = &rest[..rest.find(|c| !plain(c)).unwrap_or(rest.len())];
     if message == "duplicate key" && !word.is_empty() {
@@ -89,7 +89,8 @@ fn read(top: &Section<'_>, path: &Path, base: &Path) -> Option<Config> {
     let flows = timers::flows(top);
     let timeouts = timers::timeouts(top);
     let tcp = timers::tcp(top);
-    let rules = rules::rules(top, zones);
+    let detect = detect::detect(top);
+    let rules = rules::rules(top, zones, rules::FIRST_GENERATION);
     Some(Config {
         path: path.to_owned(),
         name,
@@ -102,6 +103,7 @@ fn read(top: &Section<'_>, path: &Path, base: &Path) -> Option<Config> {
         flows,
         timeouts,
         tcp,
+        detect,
         interfaces,
         routes,
         rules: rules?,

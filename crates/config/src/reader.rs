@@ -110,6 +110,21 @@ impl<'a> Section<'a> {
         section
     }
 
+    /// The top of a text whose keys the caller has checked.
+    pub(crate) fn known(
+        reader: &'a Reader<'a>,
+        table: &'a DeTable<'a>,
+        keys: &'static [&'static str],
+    ) -> Self {
+        Self {
+            reader,
+            path: String::new(),
+            at: 0,
+            keys,
+            table: Some(table),
+        }
+    }
+
     /// The path of a key in it.
     pub(crate) fn key(&self, name: &str) -> String {
         if self.path.is_empty() {

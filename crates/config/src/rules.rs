@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use policy::{
-    Action, AddressSet, Rule, RuleSet, Service, SyncDefaults, SyncPolicy, ZoneSet, Zones,
+    Action, AddressSet, ClassSync, IdentitySet, Rule, RuleSet, Service, SyncDefaults, SyncPolicy,
+    ZoneSet, Zones,
 };
 use toml::de::DeValue;
 
@@ -12,9 +13,9 @@ use crate::reader::{Field, Section};
 use crate::{Doubt, Fault};
 
 /// The generation of the rules of a file that was just read.
-const FIRST_GENERATION: u32 = 1;
+pub(crate) const FIRST_GENERATION: u32 = 1;
 
-pub(crate) fn rules(top: &Section<'_>, zones: Zones) -> Option<RuleSet> {
+pub(crate) fn rules(top: &Section<'_>, zones: Zones, generation: u32) -> Option<RuleSet> {
     let sections = top.sections("rule", RULE);
     if sections.is_empty() && top.field("rule").is_none() {
         top.reader.warn(top.at, "rule", Doubt::NoRules);
@@ -24,15 +25,28 @@ pub(crate) fn rules(top: &Section<'_>, zones: Zones) -> Option<RuleSet> {
         .map(|section| rule(section, &zones))
         .collect();
     let defaults = defaults(top);
-    let set = match RuleSet::new(FIRST_GENERATION, zones, rules, defaults) {
+    let set = match RuleSet::new(generation, zones, rules, defaults) {
         Ok(set) => set,
         Err(error) => {
             let section = error.index().and_then(|index| sections.get(index));
-            // A missing name was reported where it was missed.
-            if !matches!(error, policy::InvalidRuleSet::Unnamed { .. }) {
-                let at = section
-                    .map(|section| section.field("name").map_or(section.at, |f| f.span.start));
-                let key = section.map_or("rule".to_owned(), |section| section.key("name"));
+            // What is no name was reported where it is.
+            if !matches!(
+                error,
+                policy::InvalidRuleSet::Unnamed { .. }
+                    | policy::InvalidRuleSet::IdentityName { .. }
+            ) {
+                let name = match &error {
+                    policy::InvalidRuleSet::SameIdentity { name, .. } => {
+                        section.and_then(|section| naming(section, name))
+                    }
+                    _ => None,
+                };
+                let name = name.or_else(|| section?.field("name"));
+                let at = name.as_ref().map(|field| field.span.start);
+                let at = at.or(section.map(|section| section.at));
+                let key = name.map(|field| field.path);
+                let key = key.or_else(|| Some(section?.key("name")));
+                let key = key.unwrap_or_else(|| "rule".to_owned());
                 top.reader
                     .fail(at.unwrap_or(top.at), key, Fault::Rules(error));
             }
@@ -86,6 +100,10 @@ fn rule(section: &Section<'_>, zones: &Zones) -> Rule {
         to: zone_set(section, "to", zones),
         source: address_set(section, "source"),
         destination: address_set(section, "destination"),
+        identities: IdentitySet {
+            users: names(section, "user"),
+            groups: names(section, "group"),
+        },
         services: services(section),
         action: action.unwrap_or(Action::Deny),
         log: section.bool_or("log", false),
@@ -135,6 +153,30 @@ fn address_set(section: &Section<'_>, key: &str) -> AddressSet {
     AddressSet::parse(good).unwrap_or_default()
 }
 
+/// Names of users or groups. An empty list was reported as one, and the rule must not become one
+/// for everybody by what is left of it: the whole set is refused anyway.
+fn names(section: &Section<'_>, key: &str) -> Vec<String> {
+    let terms = terms(section, key).unwrap_or_default();
+    let name = |(item, name): (Field<'_>, &str)| {
+        policy::check_name(name)
+            .map_err(|error| item.fail(Fault::Identity(error)))
+            .ok()?;
+        Some(name.to_owned())
+    };
+    terms.into_iter().filter_map(name).collect()
+}
+
+/// Where a rule names a user or a group.
+fn naming<'a>(section: &Section<'a>, name: &str) -> Option<Field<'a>> {
+    let fields = ["user", "group"]
+        .into_iter()
+        .filter_map(|key| section.field(key));
+    let mut items = fields.flat_map(|field| field.strings());
+    items
+        .find(|(_, item)| *item == name)
+        .map(|(field, _)| field)
+}
+
 fn services(section: &Section<'_>) -> Vec<Service> {
     let terms = terms(section, "service").unwrap_or_default();
     let service = |(item, term): (Field<'_>, &str)| {
@@ -153,12 +195,15 @@ fn defaults(top: &Section<'_>) -> SyncDefaults {
             .and_then(|field| sync_policy(&field))
             .unwrap_or(default)
     };
+    let classes = [("ack", ClassSync::Ack), ("async", ClassSync::Async)];
     let default = SyncDefaults::default();
     SyncDefaults {
         tcp: or("tcp", default.tcp),
         udp: or("udp", default.udp),
         icmp: or("icmp", default.icmp),
         other: or("other", default.other),
+        expectations: section.choice_or("expectations", &classes, default.expectations),
+        marks: section.choice_or("marks", &classes, default.marks),
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How TCP is tracked.
     pub tcp: Tcp,
+    /// The detector of scans and floods; `None` leaves it off.
+    pub detect: Option<Detect>,
     /// The interfaces, in the file's order; at least one.
     pub interfaces: Vec<Interface>,
     /// The routes, in the file's order.
@@ -60,6 +62,8 @@ impl Config {
 pub enum Distribution {
     /// Every node receives every frame and drops those that it does not own.
     Filter,
+    /// A router spreads flows over the nodes' own addresses.
+    Ecmp,
 }
 
 /// What becomes of a packet whose hold's deadline has passed.
@@ -97,7 +101,8 @@ pub struct Cluster {
     /// How traffic gets to the nodes.
     pub distribution: Distribution,
     /// The multicast Ethernet address that the cluster answers ARP and neighbour solicitations
-    /// with; there whenever the cluster has more than one member.
+    /// with; there whenever the cluster has more than one member and `distribution` is
+    /// [`Distribution::Filter`].
     pub mac: Option<[u8; 6]>,
     /// How many backups a node has whose member entry does not list its own; 0 only in a cluster
     /// of one member.
@@ -144,6 +149,23 @@ pub struct Member {
     pub weight: u16,
     /// Its backup group, in order of preference; `None` lets the cluster derive it.
     pub backups: Option<Vec<NodeId>>,
+}
+
+/// The detector of SYN scans and SYN floods: what a source may do within a window before it is
+/// blocked. Thresholds are those of the whole cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Detect {
+    /// Distinct pairs of destination and port that a source may try without an answer; 0 does not
+    /// look for scans.
+    pub scan_ports: u32,
+    /// Connection attempts without an answer that a source may make; 0 does not look for floods.
+    pub flood_syns: u32,
+    /// Over what time they count.
+    pub window: Duration,
+    /// How long such a source is blocked.
+    pub block_for: Duration,
+    /// Sources that are never blocked.
+    pub except: Vec<IpNet>,
 }
 
 /// The certificates of a node, as files.

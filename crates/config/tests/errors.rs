@@ -65,7 +65,7 @@ fn text() {
         (
             "[flows]",
             "[flow]",
-            "n1.toml:34:2: flow: unknown key; known here are node, cluster, pki, eal, cores, control, flows, timeouts, tcp, interface, route, rule, sync",
+            "n1.toml:34:2: flow: unknown key; known here are node, cluster, pki, eal, cores, control, flows, timeouts, tcp, detect, interface, route, rule, sync",
         ),
         (
             "cpu = 2",
@@ -211,7 +211,7 @@ fn node_and_cluster() {
         (
             "name = \"lab\"",
             "name = \"lab\"\ndistribution = \"ecmp\"",
-            "n1.toml:5:16: cluster.distribution: \"ecmp\" is not available in this version; use \"filter\"",
+            "n1.toml:6:7: cluster.mac: has no meaning with distribution = \"ecmp\", where each node answers with its own addresses; leave it out",
         ),
         (
             "name = \"lab\"",
@@ -706,6 +706,16 @@ fn rules() {
             "n1.toml:57:8: rule.ppkttia.name: rule \"ppkttia\" has the reserved identity 0x00000000; rename it",
         ),
         (
+            "from = [\"inside\"]",
+            "user = []\ngroup = [\"staff\", \"a b\", 3]",
+            "n1.toml:53:8: rule.web.user: an empty list matches nothing; name what it shall match, or leave the key out to match everything\nn1.toml:54:19: rule.web.group: \"a b\" is no name of a user or group; use 1 to 63 letters, digits, '.', '_', '@', '\\' and '-'\nn1.toml:54:26: rule.web.group: is an integer; write a string",
+        ),
+        (
+            "tcp = \"ack\"",
+            "expectations = \"none\"\nmarks = { delayed = \"2s\" }",
+            "n1.toml:60:16: sync.expectations: \"none\" is not known; write one of \"ack\", \"async\"\nn1.toml:61:9: sync.marks: is a table; write a string",
+        ),
+        (
             "tcp = \"ack\"",
             "tcp = \"always\"",
             "n1.toml:60:7: sync.tcp: \"always\" is not known; write one of \"ack\", \"async\", \"none\" or { delayed = \"2s\" }",
@@ -731,6 +741,18 @@ fn rules() {
             "n1.toml:58:8: rule.rest.sync: \"sometimes\" is not known; write one of \"ack\", \"async\", \"none\" or { delayed = \"2s\" }",
         ),
     ]);
+    // A known collision of the hash of users and groups.
+    let text = BASE
+        .replacen("from = [\"inside\"]", "user = \"8yn0iYCKYHlIj4-BwPqk\"", 1)
+        .replacen(
+            "\"rest\"",
+            "\"rest\"\nuser = [\"bob\", \"GReLUrM4wMqfg9yzV3KQ\"]",
+            1,
+        );
+    assert_eq!(
+        Config::parse(&text, "n1.toml", "").unwrap_err().to_string(),
+        "n1.toml:58:16: rule.rest.user: users or groups \"GReLUrM4wMqfg9yzV3KQ\" and \"8yn0iYCKYHlIj4-BwPqk\" have the same hash 0x4eac0c95540867e4, so that one would have the other's rights; rename one of them"
+    );
     // A known collision of the identities' hash.
     let text = BASE
         .replacen("\"web\"", "\"costarring\"", 1)
@@ -738,6 +760,80 @@ fn rules() {
     assert_eq!(
         Config::parse(&text, "n1.toml", "").unwrap_err().to_string(),
         "n1.toml:57:8: rule.liquid.name: rules \"liquid\" and \"costarring\" have the same identity 0x5e4daa9d; rename one of them"
+    );
+}
+
+#[test]
+fn the_detector() {
+    let with = |lines: &str| format!("[detect]\n{lines}\n[sync]");
+    check(&[
+        (
+            "[sync]",
+            &with("scan_ports = 0\nflood_syns = 0"),
+            "n1.toml:59:1: detect: has nothing to count; write scan_ports or flood_syns above 0, or leave the section out",
+        ),
+        (
+            "[sync]",
+            &with("scan_ports = 2000000"),
+            "n1.toml:60:14: detect.scan_ports: 2000000 is out of range; write a number from 0 to 1000000",
+        ),
+        (
+            "[sync]",
+            &with("flood_syns = -1"),
+            "n1.toml:60:14: detect.flood_syns: -1 is out of range; write a number from 0 to 1000000000",
+        ),
+        (
+            "[sync]",
+            &with("window = \"2h\"\nblock_for = \"1ms\""),
+            "n1.toml:60:10: detect.window: 2h is out of range; write a duration from 1s to 1h\nn1.toml:61:13: detect.block_for: 1ms is out of range; write a duration from 1s to 30d",
+        ),
+        (
+            "[sync]",
+            &with("except = [\"10.0.0.0/8\", \"!10.1.0.0/16\", \"any\", \"10.0.0.1/8\"]"),
+            "n1.toml:60:25: detect.except: \"!10.1.0.0/16\" is no network; write those that are never blocked, such as \"10.0.0.0/8\"\nn1.toml:60:41: detect.except: \"any\" is no network; write those that are never blocked, such as \"10.0.0.0/8\"\nn1.toml:60:48: detect.except: \"10.0.0.1/8\" has bits behind its prefix; write \"10.0.0.0/8\" or \"10.0.0.1/32\"",
+        ),
+        (
+            "[sync]",
+            &with("ports = 3"),
+            "n1.toml:60:1: detect.ports: unknown key; known here are scan_ports, flood_syns, window, block_for, except",
+        ),
+    ]);
+}
+
+/// The messages of reading a text of rules for a node of two zones.
+fn of_rules(text: &str) -> String {
+    let zones = policy::Zones::new(["inside", "outside"]).unwrap();
+    match config::rules_from_str(text, "new.toml", &zones, 7) {
+        Ok(_) => format!("{text:?} was accepted"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn rules_alone() {
+    let rule = "[[rule]]\nname = \"web\"\naction = \"allow\"\n";
+    assert_eq!(
+        of_rules(&format!("{rule}to = [\"dmz\"]\n")),
+        "new.toml:4:7: rule.web.to: zone \"dmz\" has no interface; the zones are inside, outside"
+    );
+    assert_eq!(
+        of_rules(&format!("[node]\nname = \"n1\"\n[colour]\n{rule}")),
+        "new.toml:1:2: node: a file of rules has only [[rule]] and [sync]; node belongs into the configuration of the node\n\
+         new.toml:3:2: colour: a file of rules has only [[rule]] and [sync]; colour belongs into the configuration of the node"
+    );
+    for empty in ["", "rule = []", "[sync]\ntcp = \"async\""] {
+        assert_eq!(
+            of_rules(empty),
+            "new.toml:1:1: rule: there is no [[rule]], so every packet would be denied; to mean that, write one rule with action = \"deny\""
+        );
+    }
+    assert_eq!(
+        of_rules("[[rule]\nname = 1"),
+        "new.toml:1:8: unclosed array table, expected `]`"
+    );
+    assert_eq!(
+        of_rules(&format!("{rule}{rule}")),
+        "new.toml:5:8: rule.web.name: two rules are named \"web\"; give each its own name"
     );
 }
 

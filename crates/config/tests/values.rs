@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use config::{Alone, AtDeadline, Config, Device, Distribution, HoldAcks, Idle, Iova, KEYS, Worker};
-use policy::{Action, Classifier, Query, SyncPolicy};
+use config::{
+    Alone, AtDeadline, Config, Detect, Device, Distribution, HoldAcks, Idle, Iova, KEYS, Worker,
+};
+use policy::{Action, ClassSync, Classifier, Query, SyncPolicy};
 use proptest::prelude::*;
 use state::{NodeId, TcpPhase, v4_mapped};
 
@@ -327,6 +329,84 @@ fn the_rules_of_the_lab_decide_as_they_say() {
             config.rules.explain(&query)
         );
     }
+}
+
+#[test]
+fn rules_name_users_and_groups() {
+    let text = BASE
+        .replacen(
+            "from = [\"inside\"]",
+            "user = \"alice\"\ngroup = [\"staff\", \"ops\"]",
+            1,
+        )
+        .replacen("tcp = \"ack\"", "expectations = \"async\"", 1);
+    let config = parse(&text);
+    let rules = &config.rules;
+    let identities = &rules.rules()[0].identities;
+    assert_eq!(identities.users, ["alice"]);
+    assert_eq!(identities.groups, ["staff", "ops"]);
+    assert!(rules.asks_identity() && rules.rules()[1].identities.is_any());
+    assert!(!parse(BASE).rules.asks_identity());
+    let defaults = rules.sync_defaults();
+    assert_eq!(
+        (defaults.expectations, defaults.marks),
+        (ClassSync::Async, ClassSync::Ack)
+    );
+}
+
+#[test]
+fn a_detector_is_there_when_its_section_is() {
+    assert_eq!(parse(BASE).detect, None);
+    let with = |lines: &str| parse(&format!("{BASE}[detect]\n{lines}")).detect.unwrap();
+    let seconds = Duration::from_secs;
+    let default = Detect {
+        scan_ports: 100,
+        flood_syns: 10_000,
+        window: seconds(10),
+        block_for: seconds(600),
+        except: vec![],
+    };
+    assert_eq!(with(""), default);
+    let set = Detect {
+        scan_ports: 20,
+        flood_syns: 0,
+        window: seconds(60),
+        block_for: seconds(3600),
+        except: vec![
+            "10.1.0.0/16".parse().unwrap(),
+            "fd00::7/128".parse().unwrap(),
+        ],
+    };
+    let lines = "scan_ports = 20\nflood_syns = 0\nwindow = \"1m\"\nblock_for = \"1h\"\n\
+                 except = [\"10.1.0.0/16\", \"fd00::7\"]";
+    assert_eq!(with(lines), set);
+}
+
+#[test]
+fn with_ecmp_nodes_have_no_common_ethernet_address() {
+    let mac = "mac = \"03:72:76:6c:00:01\"";
+    let cluster = parse(&BASE.replacen(mac, "distribution = \"ecmp\"", 1))
+        .cluster
+        .unwrap();
+    assert_eq!(
+        (cluster.distribution, cluster.mac),
+        (Distribution::Ecmp, None)
+    );
+    assert_eq!(cluster.backups, 1);
+}
+
+#[test]
+fn rules_can_be_read_alone() {
+    let config = parse(BASE);
+    let start = BASE.find("[[rule]]").unwrap();
+    let read = config::rules_from_str(&BASE[start..], "rules", config.rules.zones(), 9).unwrap();
+    assert_eq!((read.rules.generation, read.warnings), (9, vec![]));
+    assert_eq!(read.rules.rules(), config.rules.rules());
+    assert_eq!(read.rules.sync_defaults(), config.sync_defaults());
+    let doubtful =
+        "[[rule]]\nname = \"a\"\naction = \"deny\"\n[[rule]]\nname = \"b\"\naction = \"deny\"";
+    let read = config::rules_from_str(doubtful, "rules", config.rules.zones(), 1).unwrap();
+    assert_eq!(read.warnings.len(), 1);
 }
 
 #[test]

@@ -352,5 +352,6 @@ pub(crate) fn opening_query(record: &state::FlowRecord) -> policy::Query {
             _ => 0,
         },
         icmp_code: 0,
+        identity: policy::Identity::NONE,
     }
 }

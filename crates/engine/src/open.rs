@@ -49,6 +49,7 @@ impl<P: Port> Worker<P> {
             proto: p.proto,
             icmp_type: p.icmp.kind,
             icmp_code: p.icmp.code,
+            identity: policy::Identity::NONE,
         };
         let decision = self.policy.value().classifier.classify(&query);
         if decision.log && self.links.log.push(LogEntry { query, decision }).is_err() {

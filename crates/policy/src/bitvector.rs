@@ -2,8 +2,10 @@
 //!
 //! Each of the three ordered conditions (source, destination, service) cuts its line of values
 //! into intervals on which the set of matching rules is constant; a binary search finds the
-//! interval, and the interval its bit vector. Zones index their vectors directly. The conjunction
-//! of the five vectors has the matching rules' bits set, the lowest of them decides. After
+//! interval, and the interval its bit vector. Zones index their vectors directly. Users and groups
+//! have a vector each, of the rules that name them; the disjunction of those that a packet's user
+//! has, and of the rules for everybody, is the sixth condition's. The conjunction
+//! of the six vectors has the matching rules' bits set, the lowest of them decides. After
 //! Lakshman and Stiliadis, High-Speed Policy-based Packet Forwarding Using Efficient
 //! Multi-dimensional Range Matching, SIGCOMM 1998.
 //!
@@ -11,11 +13,13 @@
 //! rule for any zone would have to be in each of up to 64516 of them, and the searches, which are
 //! what costs, would hardly be shorter.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::address::ranges;
 use crate::service::{KEY_LAST, service_key};
-use crate::{AddressSet, Matcher, Query, Rule, RuleSet, Service, ZoneSet};
+use crate::{
+    AddressSet, GROUPS_MAX, Identity, Matcher, Query, Rule, RuleSet, Service, ZoneSet, name_hash,
+};
 
 /// Bit vectors of a rule set's conditions.
 #[derive(Debug, Clone)]
@@ -27,6 +31,7 @@ pub struct BitVectors {
     source: Intervals<u128>,
     destination: Intervals<u128>,
     service: Intervals<u32>,
+    who: Who,
 }
 
 impl BitVectors {
@@ -42,6 +47,7 @@ impl BitVectors {
             source: Intervals::new(words, rules, 0, |rule| addresses(&rule.source)),
             destination: Intervals::new(words, rules, 0, |rule| addresses(&rule.destination)),
             service: Intervals::new(words, rules, 0, |rule| services(&rule.services)),
+            who: Who::new(rules, words),
         }
     }
 
@@ -54,6 +60,7 @@ impl BitVectors {
             + addresses(&self.source)
             + addresses(&self.destination)
             + self.service.memory_bytes()
+            + self.who.memory_bytes()
     }
 }
 
@@ -69,8 +76,10 @@ impl Matcher for BitVectors {
         let n = self.words;
         let (source, destination, service) = (&source[..n], &destination[..n], &service[..n]);
         let (from, to) = (&from[..n], &to[..n]);
+        let who = self.who.asked(&query.identity);
         for word in 0..n {
             let both = source[word] & destination[word] & service[word] & from[word] & to[word];
+            let both = if both == 0 { 0 } else { both & who.word(word) };
             if both != 0 {
                 return Some(word * 64 + both.trailing_zeros() as usize);
             }
@@ -233,6 +242,87 @@ impl Zoned {
     #[inline]
     fn vector(&self, zone: u8) -> &[u64] {
         self.vectors.of(self.class[usize::from(zone)])
+    }
+}
+
+/// The rules for everybody, and a vector per user and group that rules name.
+#[derive(Debug, Clone)]
+struct Who {
+    /// Hashes of names, ascending, and their vectors' classes.
+    users: Box<[(u64, u32)]>,
+    groups: Box<[(u64, u32)]>,
+    /// The first is that of the rules for everybody.
+    vectors: Vectors,
+}
+
+impl Who {
+    fn new(rules: &[Rule], words: usize) -> Self {
+        let mut interner = Interner::new(words);
+        let mut everybody = vec![0_u64; words];
+        for (index, rule) in rules.iter().enumerate() {
+            everybody[index / 64] |= u64::from(rule.identities.is_any()) << (index % 64);
+        }
+        interner.class(&everybody);
+        let mut named = |names: fn(&Rule) -> &Vec<String>| {
+            let mut vectors: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+            for (index, rule) in rules.iter().enumerate() {
+                for name in names(rule) {
+                    let vector = vectors.entry(name_hash(name));
+                    vector.or_insert_with(|| vec![0; words])[index / 64] |= 1 << (index % 64);
+                }
+            }
+            let class = |(hash, vector): (u64, Vec<u64>)| (hash, interner.class(&vector));
+            vectors.into_iter().map(class).collect()
+        };
+        let users = named(|rule| &rule.identities.users);
+        let groups = named(|rule| &rule.identities.groups);
+        Self {
+            users,
+            groups,
+            vectors: interner.vectors,
+        }
+    }
+
+    /// The vectors of one user. Does not allocate: a user has at most [`GROUPS_MAX`] groups.
+    #[inline]
+    fn asked(&self, identity: &Identity) -> Asked<'_> {
+        let mut asked = Asked {
+            vectors: [self.vectors.of(0); GROUPS_MAX + 2],
+            count: 1,
+        };
+        let nobody_named = self.users.is_empty() && self.groups.is_empty();
+        if !identity.is_none() && !nobody_named {
+            asked.add(&self.vectors, &self.users, identity.user());
+            for group in identity.groups() {
+                asked.add(&self.vectors, &self.groups, group);
+            }
+        }
+        asked
+    }
+
+    fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.users) + size_of_val(&*self.groups) + self.vectors.memory_bytes()
+    }
+}
+
+/// The vectors whose disjunction are the rules that a user is meant by.
+struct Asked<'a> {
+    vectors: [&'a [u64]; GROUPS_MAX + 2],
+    count: usize,
+}
+
+impl<'a> Asked<'a> {
+    fn add(&mut self, vectors: &'a Vectors, named: &[(u64, u32)], hash: u64) {
+        if let Ok(at) = named.binary_search_by_key(&hash, |named| named.0) {
+            self.vectors[self.count] = vectors.of(named[at].1);
+            self.count += 1;
+        }
+    }
+
+    #[inline]
+    fn word(&self, word: usize) -> u64 {
+        let vectors = &self.vectors[..self.count];
+        vectors.iter().fold(0, |all, vector| all | vector[word])
     }
 }
 

@@ -22,6 +22,7 @@ pub struct Classifier<M = BitVectors> {
     matcher: M,
     outcomes: Box<[Outcome]>,
     defaults: SyncDefaults,
+    asks_identity: bool,
 }
 
 impl Classifier {
@@ -44,12 +45,19 @@ impl<M: Matcher> Classifier<M> {
             matcher,
             outcomes: set.rules().iter().map(Outcome::of).collect(),
             defaults: *set.sync_defaults(),
+            asks_identity: set.asks_identity(),
         }
     }
 
     /// The generation of the rules that it was compiled from.
     pub const fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// Whether a rule asks who is logged in: else [`Query::identity`] may stay
+    /// [`Identity::NONE`](crate::Identity::NONE).
+    pub const fn asks_identity(&self) -> bool {
+        self.asks_identity
     }
 
     /// What the rules say of the packet. The first that matches decides; without one the packet

@@ -20,6 +20,8 @@ pub enum Mismatch {
     Destination,
     /// Protocol, port, or ICMP's type and code.
     Service,
+    /// Who is logged in at the source address.
+    Identity,
 }
 
 /// What became of the packet at one rule.
@@ -46,6 +48,7 @@ pub struct Explanation<'a> {
     /// How many rules were not asked.
     pub skipped: usize,
     zones: &'a Zones,
+    user: Option<String>,
 }
 
 impl RuleSet {
@@ -67,6 +70,7 @@ impl RuleSet {
             decision,
             skipped: self.rules().len() - asked.len(),
             zones: self.zones(),
+            user: None,
         }
     }
 }
@@ -78,6 +82,10 @@ fn mismatches(rule: &Rule, query: &Query) -> Vec<Mismatch> {
         (rule.source.contains(query.src), Mismatch::Source),
         (rule.destination.contains(query.dst), Mismatch::Destination),
         (rule.serves(query), Mismatch::Service),
+        (
+            rule.identities.contains(&query.identity),
+            Mismatch::Identity,
+        ),
     ];
     conditions
         .into_iter()
@@ -138,6 +146,13 @@ impl fmt::Display for Explanation<'_> {
 }
 
 impl Explanation<'_> {
+    /// Calls the user at the source address by this name: the query has only its hash.
+    #[must_use]
+    pub fn of_user(mut self, name: &str) -> Self {
+        self.user = Some(name.to_owned());
+        self
+    }
+
     fn mismatch(&self, f: &mut fmt::Formatter<'_>, rule: &Rule, mismatch: Mismatch) -> fmt::Result {
         let zones = |set: &crate::ZoneSet| {
             let names: Vec<_> = set
@@ -162,6 +177,13 @@ impl Explanation<'_> {
             Mismatch::Service => {
                 let services: Vec<_> = rule.services.iter().map(ToString::to_string).collect();
                 write!(f, "{} not in {}", Protocol(query), services.join(", "))
+            }
+            Mismatch::Identity if query.identity.is_none() => {
+                write!(f, "no user is logged in at {}", ip(query.src))
+            }
+            Mismatch::Identity => {
+                let name = self.user.as_deref().unwrap_or("at its source");
+                write!(f, "user {name} is not in {}", rule.identities)
             }
         }
     }
@@ -226,7 +248,7 @@ fn ip(address: [u8; 16]) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Action, AddressSet, Service, SyncDefaults, SyncPolicy};
+    use crate::{Action, AddressSet, Identity, IdentitySet, Service, SyncDefaults, SyncPolicy};
     use state::v4_mapped;
 
     #[test]
@@ -283,6 +305,44 @@ mod tests {
              3  rest: matches\n\
              reject by rule \"rest\""
         );
+    }
+
+    #[test]
+    fn an_explanation_says_who_is_not_meant() {
+        let rule = Rule {
+            identities: IdentitySet {
+                users: vec!["alice".into()],
+                groups: vec!["staff".into()],
+            },
+            ..Rule::new("office", Action::Allow)
+        };
+        let set = RuleSet::new(1, Zones::default(), vec![rule], SyncDefaults::default()).unwrap();
+        let nobody = Query {
+            src: v4_mapped([10, 1, 0, 7]),
+            ..Query::default()
+        };
+        let line = |text: String| text.lines().nth(1).unwrap().trim().to_owned();
+        assert_eq!(
+            line(set.explain(&nobody).to_string()),
+            "1  office: no user is logged in at 10.1.0.7"
+        );
+        let bob = Query {
+            identity: Identity::new("bob", ["guests"]),
+            ..nobody
+        };
+        assert_eq!(
+            line(set.explain(&bob).of_user("bob").to_string()),
+            "1  office: user bob is not in alice, group staff"
+        );
+        assert_eq!(
+            line(set.explain(&bob).to_string()),
+            "1  office: user at its source is not in alice, group staff"
+        );
+        let member = Query {
+            identity: Identity::new("bob", ["staff"]),
+            ..nobody
+        };
+        assert_eq!(line(set.explain(&member).to_string()), "1  office: matches");
     }
 
     #[test]

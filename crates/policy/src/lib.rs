@@ -9,6 +9,9 @@
 //! Addresses are 16 bytes, IPv4 as v4-mapped IPv6, as in `state`'s keys. An IPv6 network never
 //! covers a v4-mapped address, so that `::/0` means IPv6 and `0.0.0.0/0` means IPv4.
 //!
+//! Who asks says in the query who is logged in at the source address ([`Identity`]); a rule that
+//! names users or groups matches nobody else.
+//!
 //! # Cost
 //!
 //! A lookup is three binary searches and a conjunction of bit vectors (see [`BitVectors`]); it
@@ -28,6 +31,7 @@ mod address;
 mod bitvector;
 mod classifier;
 mod explain;
+mod identity;
 mod query;
 mod rule;
 mod ruleset;
@@ -39,9 +43,12 @@ pub use address::{AddressSet, InvalidAddress};
 pub use bitvector::BitVectors;
 pub use classifier::{Classifier, Matcher};
 pub use explain::{Explanation, Mismatch, Step};
+pub use identity::{
+    GROUPS_MAX, Identity, IdentitySet, InvalidName, NAME_BYTES_MAX, NO_NAME, check_name, name_hash,
+};
 pub use query::{Decision, Query};
 pub use rule::{Action, DEFAULT_DENY, NO_RULE, Rule, rule_id};
 pub use ruleset::{Covered, InvalidRuleSet, RULES_MAX, RuleSet};
 pub use service::{InvalidService, Service};
-pub use sync::{SyncDefaults, SyncPolicy};
+pub use sync::{ClassSync, SyncDefaults, SyncPolicy};
 pub use zone::{InvalidZones, ZONES_MAX, ZoneSet, Zones};

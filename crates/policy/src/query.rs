@@ -2,7 +2,7 @@
 
 use state::SyncMode;
 
-use crate::Action;
+use crate::{Action, Identity};
 
 /// The packet that would open a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,6 +25,8 @@ pub struct Query {
     pub icmp_type: u8,
     /// Code; looked at for ICMP and ICMPv6.
     pub icmp_code: u8,
+    /// Who is logged in at the source address; looked at by rules with users or groups.
+    pub identity: Identity,
 }
 
 /// What a policy says of a flow that is to be opened.

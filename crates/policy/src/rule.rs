@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{AddressSet, Query, Service, SyncPolicy, ZoneSet};
+use crate::{AddressSet, IdentitySet, Query, Service, SyncPolicy, ZoneSet};
 
 /// The rule identity of a decision that no rule made.
 pub const DEFAULT_DENY: u32 = u32::MAX;
@@ -31,7 +31,7 @@ impl fmt::Display for Action {
     }
 }
 
-/// One rule: it matches a packet when all of its five conditions do.
+/// One rule: it matches a packet when all of its six conditions do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// Its name, unique within its set.
@@ -44,6 +44,8 @@ pub struct Rule {
     pub source: AddressSet,
     /// Destination addresses.
     pub destination: AddressSet,
+    /// Who is logged in at the source address.
+    pub identities: IdentitySet,
     /// Services, of which one must match. Empty means every service.
     pub services: Vec<Service>,
     /// What becomes of the packet.
@@ -63,6 +65,7 @@ impl Rule {
             to: ZoneSet::ANY,
             source: AddressSet::ANY,
             destination: AddressSet::ANY,
+            identities: IdentitySet::ANY,
             services: Vec::new(),
             action,
             log: false,
@@ -81,6 +84,7 @@ impl Rule {
             && self.to.contains(query.zone_to)
             && self.source.contains(query.src)
             && self.destination.contains(query.dst)
+            && self.identities.contains(&query.identity)
             && self.serves(query)
     }
 
@@ -101,6 +105,7 @@ impl Rule {
             && self.to.covers(&later.to)
             && self.source.covers(&later.source)
             && self.destination.covers(&later.destination)
+            && self.identities.covers(&later.identities)
     }
 }
 
@@ -148,14 +153,21 @@ mod tests {
             source: AddressSet::parse(["10.0.0.0/8"]).unwrap(),
             ..any.clone()
         };
+        let staff = Rule {
+            identities: IdentitySet {
+                groups: vec!["staff".into()],
+                ..IdentitySet::ANY
+            },
+            ..any.clone()
+        };
         let written_any = Rule {
             services: vec![Service::Any],
             ..any.clone()
         };
-        for narrower in [&web, &from, &source, &written_any] {
+        for narrower in [&web, &from, &source, &staff, &written_any] {
             assert!(any.covers(narrower), "{narrower:?}");
         }
-        for narrower in [&web, &from, &source] {
+        for narrower in [&web, &from, &source, &staff] {
             assert!(!narrower.covers(&any), "{narrower:?}");
         }
         assert!(written_any.covers(&any));

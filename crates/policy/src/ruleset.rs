@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use crate::{
-    Action, DEFAULT_DENY, Decision, NO_RULE, Query, Rule, SyncDefaults, SyncPolicy, Zones,
+    Action, DEFAULT_DENY, Decision, InvalidName, NO_RULE, Query, Rule, SyncDefaults, SyncPolicy,
+    Zones, check_name, name_hash,
 };
 
 /// The most rules of one set. The bit vectors of a set of this size with one network and one
@@ -56,6 +57,28 @@ pub enum InvalidRuleSet {
         /// The rule's position, from 0.
         index: usize,
     },
+    /// Two names of users, or two of groups, that packets could not tell apart.
+    #[error(
+        "users or groups \"{name}\" and \"{other}\" have the same hash {hash:#018x}, so that one would have the other's rights; rename one of them"
+    )]
+    SameIdentity {
+        /// The later name.
+        name: String,
+        /// The earlier name.
+        other: String,
+        /// What both hash to.
+        hash: u64,
+        /// The position of the rule that has the later, from 0.
+        index: usize,
+    },
+    /// A name that no user or group can have.
+    #[error("{error}")]
+    IdentityName {
+        /// What is wrong with it.
+        error: InvalidName,
+        /// The position of its rule, from 0.
+        index: usize,
+    },
 }
 
 impl InvalidRuleSet {
@@ -66,6 +89,8 @@ impl InvalidRuleSet {
             Self::Unnamed { index }
             | Self::DuplicateName { index, .. }
             | Self::Collision { index, .. }
+            | Self::SameIdentity { index, .. }
+            | Self::IdentityName { index, .. }
             | Self::Reserved { index, .. } => Some(*index),
         }
     }
@@ -127,6 +152,7 @@ impl RuleSet {
             }
             seen.insert(id, &rule.name);
         }
+        check_identities(&rules)?;
         Ok(Self {
             generation,
             zones,
@@ -138,6 +164,11 @@ impl RuleSet {
     /// The zones that the rules speak of.
     pub fn zones(&self) -> &Zones {
         &self.zones
+    }
+
+    /// Whether a rule asks who is logged in: else nobody needs to say in a query.
+    pub fn asks_identity(&self) -> bool {
+        self.rules.iter().any(|rule| !rule.identities.is_any())
     }
 
     /// The rules, in order.
@@ -172,6 +203,32 @@ impl RuleSet {
         };
         (0..self.rules.len()).filter_map(by).collect()
     }
+}
+
+/// Names must tell users apart, and groups; a user and a group may share one.
+fn check_identities(rules: &[Rule]) -> Result<(), InvalidRuleSet> {
+    for names in [
+        (|rule| &rule.identities.users) as fn(&Rule) -> &Vec<String>,
+        |rule| &rule.identities.groups,
+    ] {
+        let mut seen: HashMap<u64, &str> = HashMap::new();
+        for (index, rule) in rules.iter().enumerate() {
+            for name in names(rule) {
+                check_name(name).map_err(|error| InvalidRuleSet::IdentityName { error, index })?;
+                let hash = name_hash(name);
+                let other = *seen.entry(hash).or_insert(name);
+                if other != name {
+                    return Err(InvalidRuleSet::SameIdentity {
+                        name: name.clone(),
+                        other: other.to_owned(),
+                        hash,
+                        index,
+                    });
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What is left of a rule once it has matched.
@@ -272,6 +329,36 @@ mod tests {
                 }
             );
         }
+    }
+
+    #[test]
+    fn names_tell_users_apart() {
+        let with = |users: [&str; 2], groups: &[&str]| {
+            let rule = |n: usize| {
+                let mut rule = Rule::new(["one", "two"][n], Action::Allow);
+                rule.identities.users = vec![users[n].into()];
+                rule.identities.groups = groups.iter().map(ToString::to_string).collect();
+                rule
+            };
+            let rules = vec![rule(0), rule(1)];
+            RuleSet::new(1, Zones::default(), rules, SyncDefaults::default())
+        };
+        // A known collision of FNV-1a of 64 bits.
+        let (one, two) = ("8yn0iYCKYHlIj4-BwPqk", "GReLUrM4wMqfg9yzV3KQ");
+        let error = with([one, two], &[]).unwrap_err();
+        assert_eq!(error.index(), Some(1));
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "users or groups \"{two}\" and \"{one}\" have the same hash 0x4eac0c95540867e4, so that \
+                 one would have the other's rights; rename one of them"
+            )
+        );
+        assert!(with([one, one], &[two]).is_ok(), "a user and a group");
+        assert!(matches!(
+            with(["alice", "bob"], &["a b"]).unwrap_err(),
+            InvalidRuleSet::IdentityName { index: 0, .. }
+        ));
     }
 
     #[test]

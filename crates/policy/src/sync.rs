@@ -48,7 +48,26 @@ impl fmt::Display for SyncPolicy {
     }
 }
 
-/// How flows are replicated that a rule without a choice of its own lets pass.
+/// How what belongs to no one flow's opening is replicated: it never goes unsaid, so there are
+/// only these two ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClassSync {
+    /// The packet that brought it about waits until it is acknowledged.
+    Ack,
+    /// Sent at once; no packet waits for it.
+    Async,
+}
+
+impl fmt::Display for ClassSync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ack => "ack",
+            Self::Async => "async",
+        })
+    }
+}
+
+/// How state is replicated by its class: flows that a rule without a choice of its own lets pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SyncDefaults {
     /// TCP connections.
@@ -59,6 +78,12 @@ pub struct SyncDefaults {
     pub icmp: SyncPolicy,
     /// Every other protocol.
     pub other: SyncPolicy,
+    /// Expectations of related connections, which are common state: what announced the
+    /// connection waits until every living node expects it, or not.
+    pub expectations: ClassSync,
+    /// Marks that agents set on flows: the packet that an agent marked at waits until the backup
+    /// group has the mark, or not.
+    pub marks: ClassSync,
 }
 
 impl SyncDefaults {
@@ -82,6 +107,8 @@ impl Default for SyncDefaults {
             udp: SyncPolicy::Async,
             icmp: SyncPolicy::None,
             other: SyncPolicy::Async,
+            expectations: ClassSync::Ack,
+            marks: ClassSync::Ack,
         }
     }
 }

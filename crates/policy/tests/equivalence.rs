@@ -1,8 +1,8 @@
 //! The compiled classifier says what the rules say.
 
 use policy::{
-    Action, AddressSet, Classifier, DEFAULT_DENY, Decision, Query, Rule, RuleSet, Service,
-    SyncDefaults, SyncPolicy, ZoneSet, Zones,
+    Action, AddressSet, Classifier, DEFAULT_DENY, Decision, Identity, IdentitySet, Query, Rule,
+    RuleSet, Service, SyncDefaults, SyncPolicy, ZoneSet, Zones,
 };
 use proptest::prelude::*;
 use state::{SyncMode, v4_mapped};
@@ -58,6 +58,33 @@ fn zone_set() -> impl Strategy<Value = ZoneSet> {
     ]
 }
 
+/// Few names, so that users and rules meet; some are both a user's and a group's.
+const NAMES: [&str; 5] = ["alice", "bob", "staff", "ops", "guests"];
+
+fn names(most: usize) -> impl Strategy<Value = Vec<&'static str>> {
+    prop::collection::vec(prop::sample::select(&NAMES[..]), 0..=most)
+}
+
+fn identity_set() -> impl Strategy<Value = IdentitySet> {
+    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+    prop_oneof![
+        2 => Just(IdentitySet::ANY),
+        1 => (names(2), names(2)).prop_map(move |(users, groups)| IdentitySet {
+            users: owned(users),
+            groups: owned(groups),
+        }),
+    ]
+}
+
+/// Nobody, or a user with up to two groups more than there are names: also as many as fit.
+fn identity() -> impl Strategy<Value = Identity> {
+    let user = prop_oneof![prop::sample::select(&NAMES[..]), Just("stranger")];
+    prop_oneof![
+        1 => Just(Identity::NONE),
+        3 => (user, names(policy::GROUPS_MAX)).prop_map(|(user, groups)| Identity::new(user, groups)),
+    ]
+}
+
 fn rule() -> impl Strategy<Value = Rule> {
     let services = prop::collection::vec(0..SERVICES.len(), 0..3).prop_map(|at| {
         at.into_iter()
@@ -85,14 +112,16 @@ fn rule() -> impl Strategy<Value = Rule> {
         action,
         sync,
         any::<bool>(),
+        identity_set(),
     )
         .prop_map(
-            |(from, to, source, destination, services, action, sync, log)| Rule {
+            |(from, to, source, destination, services, action, sync, log, identities)| Rule {
                 name: String::new(),
                 from,
                 to,
                 source,
                 destination,
+                identities,
                 services,
                 action,
                 log,
@@ -171,9 +200,10 @@ fn query() -> impl Strategy<Value = Query> {
         proto,
         kind,
         0_u8..2,
+        identity(),
     )
         .prop_map(
-            |(zone_from, zone_to, src, dst, dport, proto, icmp_type, icmp_code)| Query {
+            |(zone_from, zone_to, src, dst, dport, proto, icmp_type, icmp_code, identity)| Query {
                 zone_from,
                 zone_to,
                 src,
@@ -183,6 +213,7 @@ fn query() -> impl Strategy<Value = Query> {
                 proto,
                 icmp_type,
                 icmp_code,
+                identity,
             },
         )
 }

@@ -49,7 +49,8 @@ pub(crate) struct CheckArgs {
     pub(crate) config: PathBuf,
 
     /// Tell rule by rule why a packet passes or not: its zones, protocol and endpoints, for
-    /// example "inside outside tcp 10.1.0.5:1000 10.2.0.9:80". Can be given more than once.
+    /// example "inside outside tcp 10.1.0.5:1000 10.2.0.9:80", and behind them, if somebody is
+    /// logged in at its source, user=NAME group=NAME,... Can be given more than once.
     #[arg(long, value_name = "PACKET")]
     pub(crate) explain: Vec<String>,
 }

@@ -23,9 +23,16 @@ pub(crate) fn run(args: &CheckArgs, output: &mut Output) -> Result<(), Error> {
     let queries = args
         .explain
         .iter()
-        .map(|text| packet::query(text, config.rules.zones()))
+        .map(|text| packet::asked(text, config.rules.zones()))
         .collect::<Result<Vec<_>, _>>()?;
-    let explanations: Vec<_> = queries.iter().map(|q| config.rules.explain(q)).collect();
+    let explained_for = |asked: &packet::Asked<'_>| {
+        let explanation = config.rules.explain(&asked.query);
+        match asked.user {
+            Some(user) => explanation.of_user(user),
+            None => explanation,
+        }
+    };
+    let explanations: Vec<_> = queries.iter().map(explained_for).collect();
 
     if output.json {
         let warnings = config.warnings.iter();

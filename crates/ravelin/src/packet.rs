@@ -1,9 +1,11 @@
 //! The packet of `ravelin check --explain`, as words:
-//! `inside outside tcp 10.1.0.5:1000 10.2.0.9:80`.
+//! `inside outside tcp 10.1.0.5:1000 10.2.0.9:80 user=alice group=staff,ops`.
 
 use std::net::{IpAddr, SocketAddr};
 
-use policy::{InvalidService, Query, Service, Zones};
+use policy::{
+    GROUPS_MAX, Identity, InvalidName, InvalidService, Query, Service, Zones, check_name,
+};
 use state::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, v4_mapped};
 use telemetry::control::Proto;
 
@@ -12,9 +14,24 @@ use telemetry::control::Proto;
 pub(crate) enum InvalidPacket {
     #[error(
         "\"{0}\" is no packet: write FROM-ZONE TO-ZONE PROTOCOL SOURCE DESTINATION, \
-         such as \"inside outside tcp 10.1.0.5:1000 10.2.0.9:80\""
+         such as \"inside outside tcp 10.1.0.5:1000 10.2.0.9:80\", and user=NAME group=NAME,... \
+         behind it if somebody is logged in at its source"
     )]
     Words(String),
+    #[error(
+        "\"{0}\" says nothing of a packet: behind its destination write user=NAME, group=NAME,..."
+    )]
+    Key(String),
+    #[error(
+        "group={0} without a user: groups are those of the user who is logged in; add user=NAME"
+    )]
+    GroupAlone(String),
+    #[error("user={0} and user={1}: one user is logged in at an address; leave one out")]
+    TwoUsers(String, String),
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    #[error("{0} groups; a user has at most {GROUPS_MAX}")]
+    Groups(usize),
     #[error("there is no zone \"{zone}\": the zones are {known}")]
     Zone { zone: String, known: String },
     #[error("\"{0}\" is no protocol: write tcp, udp, icmp, icmp/3/4, icmpv6/echo, gre or a number")]
@@ -31,12 +48,65 @@ pub(crate) enum InvalidPacket {
     Families(IpAddr, IpAddr),
 }
 
+/// A packet to be explained.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Asked<'t> {
+    pub(crate) query: Query,
+    /// Who is logged in at its source.
+    pub(crate) user: Option<&'t str>,
+}
+
 /// Reads a packet, with the zones of the configuration.
-pub(crate) fn query(text: &str, zones: &Zones) -> Result<Query, InvalidPacket> {
+pub(crate) fn asked<'t>(text: &'t str, zones: &Zones) -> Result<Asked<'t>, InvalidPacket> {
     let words: Vec<_> = text.split_whitespace().collect();
-    let &[from, to, protocol, source, destination] = words.as_slice() else {
+    let [from, to, protocol, source, destination, who @ ..] = words.as_slice() else {
         return Err(InvalidPacket::Words(text.into()));
     };
+    let mut query = query([from, to, protocol, source, destination], zones)?;
+    let user = user(who)?;
+    if let Some((name, groups)) = &user {
+        query.identity = Identity::new(name, groups.iter().copied());
+    }
+    let user = user.map(|(name, _)| name);
+    Ok(Asked { query, user })
+}
+
+/// A user's name and groups.
+type User<'t> = (&'t str, Vec<&'t str>);
+
+/// Reads `user=NAME` and `group=NAME,...`, the latter as often as one likes.
+fn user<'t>(words: &[&'t str]) -> Result<Option<User<'t>>, InvalidPacket> {
+    let mut user: Option<&str> = None;
+    let mut groups = Vec::new();
+    for word in words {
+        match word.split_once('=') {
+            Some(("user", name)) => {
+                check_name(name)?;
+                if let Some(first) = user.replace(name) {
+                    return Err(InvalidPacket::TwoUsers(first.into(), name.into()));
+                }
+            }
+            Some(("group", names)) => {
+                for name in names.split(',') {
+                    check_name(name)?;
+                    groups.push(name);
+                }
+            }
+            _ => return Err(InvalidPacket::Key((*word).into())),
+        }
+    }
+    if groups.len() > GROUPS_MAX {
+        return Err(InvalidPacket::Groups(groups.len()));
+    }
+    match user {
+        Some(user) => Ok(Some((user, groups))),
+        None if groups.is_empty() => Ok(None),
+        None => Err(InvalidPacket::GroupAlone(groups.join(","))),
+    }
+}
+
+fn query(words: [&str; 5], zones: &Zones) -> Result<Query, InvalidPacket> {
+    let [from, to, protocol, source, destination] = words;
     let zone = |name: &str| {
         zones.id(name).ok_or_else(|| InvalidPacket::Zone {
             zone: name.into(),
@@ -70,6 +140,7 @@ pub(crate) fn query(text: &str, zones: &Zones) -> Result<Query, InvalidPacket> {
         proto,
         icmp_type,
         icmp_code,
+        identity: Identity::NONE,
     })
 }
 
@@ -116,7 +187,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Query, InvalidPacket> {
-        query(text, &Zones::new(["inside", "outside"]).unwrap())
+        Ok(asked(text, &Zones::new(["inside", "outside"]).unwrap())?.query)
     }
 
     #[test]
@@ -131,6 +202,7 @@ mod tests {
             proto: 6,
             icmp_type: 0,
             icmp_code: 0,
+            identity: Identity::NONE,
         };
         assert_eq!(
             read("inside outside tcp 10.1.0.5:1000 10.2.0.9:80"),
@@ -161,6 +233,42 @@ mod tests {
         let six = read("outside inside icmpv6 fd00::1 fd00::2").unwrap();
         assert_eq!((six.zone_from, six.proto, six.icmp_type), (1, 58, 128));
         assert_eq!((six.src[0], six.src[15]), (0xfd, 1));
+    }
+
+    #[test]
+    fn who_sends_it_is_read() {
+        let packet = "inside outside tcp 10.1.0.5:1000 10.2.0.9:80";
+        for (words, user, identity) in [
+            ("", None, Identity::NONE),
+            (" user=alice", Some("alice"), Identity::new("alice", [])),
+            (
+                " group=staff,ops user=alice group=night",
+                Some("alice"),
+                Identity::new("alice", ["staff", "ops", "night"]),
+            ),
+        ] {
+            let text = format!("{packet}{words}");
+            let asked = asked(&text, &Zones::new(["inside", "outside"]).unwrap()).unwrap();
+            assert_eq!(
+                (asked.user, asked.query.identity),
+                (user, identity),
+                "{words}"
+            );
+        }
+        for (words, says) in [
+            ("alice", "\"alice\" says nothing of a packet"),
+            ("user=alice user=bob", "user=alice and user=bob"),
+            ("group=a,b", "group=a,b without a user"),
+            ("user=", "\"\" is no name of a user"),
+            ("user=a group=a,,b", "\"\" is no name"),
+            (
+                "user=u group=1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17",
+                "17 groups",
+            ),
+        ] {
+            let error = read(&format!("{packet} {words}")).unwrap_err().to_string();
+            assert!(error.contains(says), "{words}: {error}");
+        }
     }
 
     #[test]
