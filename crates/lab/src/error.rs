@@ -17,6 +17,9 @@ pub enum Error {
     /// A cluster of a size that this lab does not build.
     #[error("{0} nodes: a lab has 2 to 16")]
     InvalidSize(usize),
+    /// Paths through nodes that the lab does not have, or through none.
+    #[error("no paths through the nodes {0:?}: name at least one, from 1 on, that the lab has")]
+    InvalidPaths(Vec<usize>),
     /// Another process works on the lab of this name.
     #[error("the lab `{id}` is in use by process {pid}: end that first, or choose another --id")]
     InUse {

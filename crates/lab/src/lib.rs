@@ -24,6 +24,7 @@ pub mod process;
 pub mod program;
 pub mod progress;
 pub mod report;
+pub mod routers;
 pub mod sink;
 pub mod state;
 pub mod tool;

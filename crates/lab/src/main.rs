@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use lab::demo::Scenario;
 use lab::node_config::Settings;
 use lab::program::Binaries;
+use lab::routers::Distribution;
 use lab::state::LabId;
 use lab::topology::{self, Plan, Topology};
 use lab::wait::Interrupt;
@@ -37,15 +38,43 @@ struct Id {
     id: String,
 }
 
+#[derive(Args)]
+struct Size {
+    /// How many nodes, 2 to 16
+    #[arg(long, default_value_t = 3)]
+    nodes: usize,
+    /// How the nodes get their packets: `filter`, all of them; `ecmp`, routers on both sides spread
+    /// flows over them
+    #[arg(long, default_value = "filter", value_parser = distribution)]
+    distribution: Distribution,
+}
+
+fn distribution(text: &str) -> std::result::Result<Distribution, String> {
+    match text {
+        "filter" => Ok(Distribution::Filter),
+        "ecmp" => Ok(Distribution::Ecmp),
+        _ => Err("it is filter or ecmp".into()),
+    }
+}
+
+impl Size {
+    fn plan(&self, id: &Id) -> Result<Plan> {
+        let plan = Plan::new(&id.id, self.nodes)?;
+        Ok(Plan {
+            distribution: self.distribution,
+            ..plan
+        })
+    }
+}
+
 #[derive(Subcommand)]
 enum Action {
     /// Make the namespaces and segments, and leave them (first removes what is there of that name)
     Up {
         #[command(flatten)]
         id: Id,
-        /// How many nodes, 2 to 16
-        #[arg(long, default_value_t = 3)]
-        nodes: usize,
+        #[command(flatten)]
+        size: Size,
     },
     /// Remove everything of a lab: processes, namespaces, state
     Down {
@@ -56,7 +85,7 @@ enum Action {
     Exec {
         #[command(flatten)]
         id: Id,
-        /// n1, n2, ..., client, server, gen, sink, sw
+        /// n1, n2, ..., client, server, gen, sink, sw; with routers rin and rout
         member: String,
         /// The command and its arguments
         #[arg(required = true, last = true)]
@@ -95,9 +124,8 @@ enum Action {
     Cluster {
         #[command(flatten)]
         id: Id,
-        /// How many nodes, 2 to 16
-        #[arg(long, default_value_t = 3)]
-        nodes: usize,
+        #[command(flatten)]
+        size: Size,
     },
     /// Hold a small lab with a process that ends with it and one that does not, until killed: to
     /// test what a crash leaves behind
@@ -126,8 +154,8 @@ fn main() -> ExitCode {
 
 fn run(action: Action) -> Result<ExitCode> {
     match action {
-        Action::Up { id, nodes } => {
-            let mut topology = Topology::up(Plan::new(&id.id, nodes)?)?;
+        Action::Up { id, size } => {
+            let mut topology = Topology::up(size.plan(&id)?)?;
             topology.keep();
             for space in topology::namespaces(topology.id())? {
                 println!("{}", space.name());
@@ -164,7 +192,7 @@ fn run(action: Action) -> Result<ExitCode> {
             settings.dead_after = dead_after.unwrap_or_else(|| settings.dead_after.clone());
             return demo(&Scenario { keep, ..scenario });
         }
-        Action::Cluster { id, nodes } => cluster(Plan::new(&id.id, nodes)?)?,
+        Action::Cluster { id, size } => cluster(size.plan(&id)?)?,
         Action::Hold { id } => hold(Plan::new(&id.id, 2)?)?,
         Action::Tool(tool) => tools_cli::run(tool)?,
     }
@@ -194,7 +222,10 @@ fn demo(scenario: &Scenario) -> Result<ExitCode> {
 
 fn cluster(plan: Plan) -> Result<()> {
     let interrupt = Interrupt::install()?;
-    let settings = Settings::new(plan.nodes);
+    let settings = Settings {
+        distribution: plan.distribution,
+        ..Settings::new(plan.nodes)
+    };
     let topology = Topology::up(plan)?;
     let logs = topology.folder("logs")?;
     let mut cluster = Cluster::start(topology, Binaries::locate()?, &settings, &logs, true)?;

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use crate::routers::{Distribution, ROUTER_HOST, node_host};
 use crate::topology::CLUSTER_MAC;
 use crate::{Error, Result};
 
@@ -23,6 +24,8 @@ pub struct Settings {
     pub sync: String,
     /// How many flows a node has room for, copies included.
     pub capacity: u32,
+    /// How the nodes get their packets; as the topology's.
+    pub distribution: Distribution,
 }
 
 impl Settings {
@@ -37,6 +40,7 @@ impl Settings {
             backups: 1,
             sync: "ack".into(),
             capacity: 200_000,
+            distribution: Distribution::Filter,
         }
     }
 
@@ -55,8 +59,11 @@ impl Settings {
             node: Node { name: name.clone() },
             cluster: Cluster {
                 name: self.cluster.clone(),
-                distribution: "filter",
-                mac: CLUSTER_MAC,
+                distribution: match self.distribution {
+                    Distribution::Filter => "filter",
+                    Distribution::Ecmp => "ecmp",
+                },
+                mac: (self.distribution == Distribution::Filter).then_some(CLUSTER_MAC),
                 backups: self.backups,
                 heartbeat: self.heartbeat.clone(),
                 dead_after: self.dead_after.clone(),
@@ -86,31 +93,58 @@ impl Settings {
             flows: Flows {
                 capacity: self.capacity,
             },
-            interface: vec![
-                Interface::new(
-                    "inside",
-                    "net_af_packet0,iface=in0",
-                    ["10.1.0.1/24", "fd00:1::1/64"],
-                ),
-                Interface::new(
-                    "outside",
-                    "net_af_packet1,iface=out0",
-                    ["10.2.0.1/24", "fd00:2::1/64"],
-                ),
-            ],
-            route: vec![
-                Route {
-                    to: "10.254.0.0/16",
-                    via: "10.1.0.20",
-                },
-                Route {
-                    to: "10.253.0.0/16",
-                    via: "10.2.0.20",
-                },
-            ],
+            interface: self.interfaces(index),
+            route: self.routes(),
             rule: self.rules(),
         };
         toml::to_string(&config).map_err(|source| Error::Toml { node: name, source })
+    }
+
+    fn interfaces(&self, index: usize) -> Vec<Interface> {
+        let interface = |zone, device, segment: u8| {
+            let addresses = match self.distribution {
+                Distribution::Filter => [
+                    format!("10.{segment}.0.1/24"),
+                    format!("fd00:{segment}::1/64"),
+                ],
+                Distribution::Ecmp => {
+                    let host = node_host(index);
+                    [
+                        format!("10.1{segment}.0.{host}/24"),
+                        format!("fd00:1{segment}::{host}/64"),
+                    ]
+                }
+            };
+            Interface {
+                name: zone,
+                device,
+                zone,
+                addresses,
+            }
+        };
+        vec![
+            interface("inside", "net_af_packet0,iface=in0", 1),
+            interface("outside", "net_af_packet1,iface=out0", 2),
+        ]
+    }
+
+    fn routes(&self) -> Vec<Route> {
+        let route = |to: &str, via: String| Route {
+            to: to.to_owned(),
+            via,
+        };
+        match self.distribution {
+            Distribution::Filter => vec![
+                route("10.254.0.0/16", "10.1.0.20".into()),
+                route("10.253.0.0/16", "10.2.0.20".into()),
+            ],
+            Distribution::Ecmp => vec![
+                route("10.1.0.0/24", format!("10.11.0.{ROUTER_HOST}")),
+                route("fd00:1::/64", format!("fd00:11::{ROUTER_HOST}")),
+                route("10.2.0.0/24", format!("10.12.0.{ROUTER_HOST}")),
+                route("fd00:2::/64", format!("fd00:12::{ROUTER_HOST}")),
+            ],
+        }
     }
 
     fn rules(&self) -> Vec<Rule> {
@@ -186,7 +220,8 @@ struct Node {
 struct Cluster {
     name: String,
     distribution: &'static str,
-    mac: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mac: Option<&'static str>,
     backups: usize,
     heartbeat: String,
     dead_after: String,
@@ -245,24 +280,13 @@ struct Interface {
     name: &'static str,
     device: &'static str,
     zone: &'static str,
-    addresses: [&'static str; 2],
-}
-
-impl Interface {
-    fn new(zone: &'static str, device: &'static str, addresses: [&'static str; 2]) -> Self {
-        Self {
-            name: zone,
-            device,
-            zone,
-            addresses,
-        }
-    }
+    addresses: [String; 2],
 }
 
 #[derive(Serialize)]
 struct Route {
-    to: &'static str,
-    via: &'static str,
+    to: String,
+    via: String,
 }
 
 #[derive(Serialize)]

@@ -55,8 +55,10 @@ impl LabId {
             return false;
         };
         let node = |digits: &str| !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit());
-        matches!(member, "sw" | "client" | "server" | "gen" | "sink")
-            || member.strip_prefix('n').is_some_and(node)
+        matches!(
+            member,
+            "sw" | "client" | "server" | "gen" | "sink" | "rin" | "rout"
+        ) || member.strip_prefix('n').is_some_and(node)
     }
 }
 

@@ -11,13 +11,14 @@
 //!
 //! `in0` and `out0` have no addresses: they belong to DPDK. The cluster's own addresses (.1) are
 //! answered for by the nodes, with a multicast MAC, so that the bridges bring every frame for the
-//! cluster to every node.
+//! cluster to every node. For `ecmp` there are routers on both sides: see [`crate::routers`].
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::namespace;
 use crate::program::{ip, ip_batch, run};
+use crate::routers::Distribution;
 use crate::state::{LabId, Lock, StateDir};
 use crate::{Error, Namespace, Result};
 
@@ -58,6 +59,8 @@ pub struct Plan {
     pub id: LabId,
     /// How many nodes, 2 to 16.
     pub nodes: usize,
+    /// Whether routers stand between the hosts and the nodes.
+    pub distribution: Distribution,
 }
 
 impl Plan {
@@ -69,6 +72,7 @@ impl Plan {
         Ok(Self {
             id: LabId::new(id)?,
             nodes,
+            distribution: Distribution::Filter,
         })
     }
 }
@@ -117,6 +121,11 @@ impl Topology {
     /// How many nodes.
     pub fn nodes(&self) -> usize {
         self.plan.nodes
+    }
+
+    /// How the nodes get their packets.
+    pub fn distribution(&self) -> Distribution {
+        self.plan.distribution
     }
 
     /// Where the lab keeps its state, keys and sockets.
@@ -176,7 +185,13 @@ impl Topology {
         no_ipv6(&switch)?;
         no_bridge_netfilter(&switch)?;
         let mut bridges = String::new();
-        for bridge in ["br-in", "br-out", "br-sync"] {
+        let ecmp = self.plan.distribution == Distribution::Ecmp;
+        let beside_routers: &[&str] = if ecmp {
+            &["br-client", "br-server"]
+        } else {
+            &[]
+        };
+        for bridge in ["br-in", "br-out", "br-sync"].iter().chain(beside_routers) {
             let _ = writeln!(
                 bridges,
                 "link add {bridge} mtu {MTU} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
@@ -211,10 +226,16 @@ impl Topology {
                 ),
             )?;
         }
-        self.endpoint(&self.client(), "client", "br-in", 1, 10)?;
-        self.endpoint(&self.server(), "server", "br-out", 2, 10)?;
-        self.endpoint(&self.generator(), "gen", "br-in", 1, 20)?;
-        self.endpoint(&self.sink(), "sink", "br-out", 2, 20)?;
+        let (inside, outside) = if ecmp {
+            self.build_routers()?;
+            ("br-client", "br-server")
+        } else {
+            ("br-in", "br-out")
+        };
+        self.endpoint(&self.client(), "client", inside, 1, 10)?;
+        self.endpoint(&self.server(), "server", outside, 2, 10)?;
+        self.endpoint(&self.generator(), "gen", inside, 1, 20)?;
+        self.endpoint(&self.sink(), "sink", outside, 2, 20)?;
         self.rewrite_flowgen_mac()
     }
 
@@ -252,7 +273,7 @@ impl Topology {
 
     /// A veth from the bridge's port into the namespace; on the segments that DPDK reads, without
     /// offloads on either end.
-    fn plug(
+    pub(crate) fn plug(
         &self,
         space: &Namespace,
         device: &str,

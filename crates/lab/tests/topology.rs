@@ -13,7 +13,8 @@ use lab::echo::EchoReport;
 use lab::flowgen::FlowGenerator;
 use lab::probe::{Received, Sent};
 use lab::process::Spawn;
-use lab::program::run;
+use lab::program::{ip_batch, run};
+use lab::routers::Distribution;
 use lab::sink::SinkReport;
 use lab::state::{LabId, StateDir};
 use lab::tool::Tool;
@@ -90,6 +91,67 @@ fn up_and_down_twice_leaves_nothing() {
         run(None, "ip", &["-o", "link"], "").expect("ip lists links"),
         before
     );
+}
+
+/// The routers alone, with the kernel forwarding in place of the nodes.
+#[test]
+fn routers_spread_flows_and_take_the_paths_they_are_told() {
+    let plan = Plan {
+        distribution: Distribution::Ecmp,
+        ..Plan::new("lecmp", 2).expect("valid")
+    };
+    let id = plan.id.clone();
+    let topology = Topology::up(plan).expect("it comes up");
+    for index in 1..=2 {
+        let node = topology.node(index);
+        node.sysctl("ipv4/ip_forward", "1").expect("set");
+        let host = 100 + index;
+        let batch = format!(
+            "link set in0 arp on\n\
+             link set out0 arp on\n\
+             address add 10.11.0.{host}/24 dev in0\n\
+             address add 10.12.0.{host}/24 dev out0\n\
+             route add 10.1.0.0/24 via 10.11.0.254\n\
+             route add 10.2.0.0/24 via 10.12.0.254\n"
+        );
+        ip_batch(&node, &batch).expect("addresses");
+    }
+    let received = |index: usize, device: &str| -> u64 {
+        let path = format!("/sys/class/net/{device}/statistics/rx_packets");
+        let node = topology.node(index);
+        let args = ["netns", "exec", node.name(), "cat", &path];
+        let text = run(None, "ip", &args, "").expect("the kernel counts");
+        text.trim().parse().expect("a number")
+    };
+    let ping = |count: &str| {
+        let args = ["-c", count, "-i", "0.05", "-W", "2", "10.2.0.10"];
+        run(Some(&topology.client()), "ping", &args, "").expect("all are answered")
+    };
+    // Forth through the first, back through the second.
+    topology.set_paths(&[1], &[2]).expect("set");
+    let before = [received(1, "out0"), received(2, "in0")];
+    ping("5");
+    assert!(received(1, "in0") >= 5 && received(2, "out0") >= 5);
+    let after = [received(1, "out0"), received(2, "in0")];
+    for (before, after) in before.iter().zip(after) {
+        assert!(
+            after - before < 5,
+            "the other way was taken: {before} then {after}"
+        );
+    }
+    assert!(matches!(
+        topology.set_paths(&[], &[1]),
+        Err(Error::InvalidPaths(_))
+    ));
+    assert!(matches!(
+        topology.set_paths(&[1], &[3]),
+        Err(Error::InvalidPaths(_))
+    ));
+    // Over both, and still there afterwards.
+    topology.set_paths(&[1, 2], &[1, 2]).expect("set");
+    ping("2");
+    topology.down().expect("it goes down");
+    nothing_is_left(&id);
 }
 
 #[test]
