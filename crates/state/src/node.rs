@@ -20,6 +20,11 @@ impl NodeId {
         }
     }
 
+    /// The identity in the low five bits of a word.
+    pub(crate) const fn from_low_bits(word: u64) -> Self {
+        Self((word % NODES_MAX as u64) as u8)
+    }
+
     /// The number.
     pub const fn raw(self) -> u8 {
         self.0
