@@ -6,12 +6,12 @@
 
 use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
-use state::{NodeId, NodeSet};
+use state::NodeId;
 
 use crate::view::MemberState;
 
 /// The version of the protocol that this build speaks.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// The length of a heartbeat on the wire.
 pub const HEARTBEAT_BYTES: usize = VERSION_BYTES + size_of::<ArchivedHeartbeat>();
@@ -31,6 +31,8 @@ pub(crate) enum Announced {
     Joining,
     Active,
     Draining,
+    /// To others it is draining. Itself, it goes on as the owner until they own.
+    HandingOver,
     /// It goes now: dead to everybody, at once.
     Leaving,
 }
@@ -40,7 +42,7 @@ impl Announced {
         match self {
             Self::Joining => MemberState::Joining,
             Self::Active => MemberState::Active,
-            Self::Draining => MemberState::Draining,
+            Self::Draining | Self::HandingOver => MemberState::Draining,
             Self::Leaving => MemberState::Dead,
         }
     }
@@ -64,52 +66,23 @@ pub(crate) struct Heartbeat {
     pub(crate) config: u64,
     /// Unix milliseconds at the sender's start.
     pub(crate) incarnation: u64,
-    /// Rises with every round of heartbeats of one run, so that a late one is recognised.
+    /// Rises with every round of heartbeats, and from run to run, so that a late one is recognised.
     pub(crate) sequence: u64,
+    /// The sequence of the last heartbeat that the sender heard of the receiver; 0 when it is dead.
+    pub(crate) heard: u64,
     pub(crate) epoch: u64,
     pub(crate) view_digest: u64,
     /// The peers that are alive to the sender.
-    hears: u32,
+    pub(crate) hears: u32,
     /// The peers whose snapshot is complete at the sender.
-    synced: u32,
-    sender: u8,
+    pub(crate) synced: u32,
+    /// The members that own slots by a view that a worker of the sender may act by.
+    pub(crate) owners: u32,
+    pub(crate) sender: u8,
     pub(crate) announced: Announced,
 }
 
 impl Heartbeat {
-    #[expect(clippy::too_many_arguments, reason = "one per field of the format")]
-    pub(crate) fn new(
-        cluster: u64,
-        config: u64,
-        sender: NodeId,
-        incarnation: u64,
-        announced: Announced,
-        sequence: u64,
-        (epoch, view_digest): (u64, u64),
-        (hears, synced): (NodeSet, NodeSet),
-    ) -> Self {
-        Self {
-            cluster,
-            config,
-            incarnation,
-            sequence,
-            epoch,
-            view_digest,
-            hears: hears.0,
-            synced: synced.0,
-            sender: sender.raw(),
-            announced,
-        }
-    }
-
-    pub(crate) fn hears(&self) -> NodeSet {
-        NodeSet(self.hears)
-    }
-
-    pub(crate) fn synced(&self) -> NodeSet {
-        NodeSet(self.synced)
-    }
-
     /// The bytes that [`Self::parse`] reads.
     pub(crate) fn emit(&self) -> [u8; HEARTBEAT_BYTES] {
         let mut out = [0; HEARTBEAT_BYTES];
@@ -206,9 +179,10 @@ mod tests {
             Announced::Joining,
             Announced::Active,
             Announced::Draining,
+            Announced::HandingOver,
             Announced::Leaving,
         ]);
-        (any::<[u64; 6]>(), any::<[u32; 2]>(), 0..32u8, state).prop_map(
+        (any::<[u64; 7]>(), any::<[u32; 3]>(), 0..32u8, state).prop_map(
             |(words, sets, sender, announced)| Heartbeat {
                 cluster: words[0],
                 config: words[1],
@@ -216,8 +190,10 @@ mod tests {
                 sequence: words[3],
                 epoch: words[4],
                 view_digest: words[5],
+                heard: words[6],
                 hears: sets[0],
                 synced: sets[1],
+                owners: sets[2],
                 sender,
                 announced,
             },
@@ -261,11 +237,20 @@ mod tests {
 
     #[test]
     fn another_version_is_named_whatever_follows() {
-        let refused = Refusal::Version { theirs: 9, ours: 1 };
+        let refused = Refusal::Version {
+            theirs: 9,
+            ours: PROTOCOL_VERSION,
+        };
         for bytes in [&[9, 0][..], &[9, 0, 1], &[9; 200][..]] {
             let parsed = Heartbeat::parse(bytes, NodeId::new(1).unwrap(), 1);
             assert!(
-                matches!(parsed, Err(Refusal::Version { ours: 1, .. })),
+                matches!(
+                    parsed,
+                    Err(Refusal::Version {
+                        ours: PROTOCOL_VERSION,
+                        ..
+                    })
+                ),
                 "{parsed:?}"
             );
         }

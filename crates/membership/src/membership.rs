@@ -6,6 +6,7 @@ use std::sync::Arc;
 use state::{NODES_MAX, NodeId, NodeSet};
 
 use crate::config::ClusterConfig;
+use crate::handover::{Applied, Drain, DrainRefused, Giving, HandOver};
 use crate::heartbeat::{Announced, Heartbeat, Refusal};
 use crate::output::{Death, Event, MemberStatus, Output, Said, Status};
 use crate::view::{Member, MemberState, View};
@@ -39,6 +40,8 @@ pub struct NotAMember(pub NodeId);
 /// start and `join_wait_ms` has passed. A node becomes joining again, and must get all snapshots
 /// anew, when it recovers from a stall, when it is undrained, and when it finds after a pause that
 /// a peer took it for dead: others handled its flows meanwhile.
+///
+/// Slots are given and taken without a gap: [`Self::drain`] and [`Self::on_applied`].
 #[derive(Debug)]
 pub struct Membership {
     config: Arc<ClusterConfig>,
@@ -48,6 +51,11 @@ pub struct Membership {
     health: Health,
     /// Asked to drain, and not taken back.
     drained: bool,
+    /// On its way from active to draining.
+    giving: Option<Box<Giving>>,
+    /// How many final synchronisations were asked for.
+    flushes: u64,
+    applied: Applied,
     leaving: bool,
     peers: Vec<Peer>,
     now_ms: u64,
@@ -84,6 +92,10 @@ struct Peer {
     config_digest: u64,
     hears: NodeSet,
     holds: NodeSet,
+    /// Who owns by the views that its workers may act by.
+    owners: NodeSet,
+    /// The number of the last heartbeat that it had heard of this node.
+    heard_of_us: u64,
     /// The run of which its snapshot is complete here. It can be one that is not heard yet: state
     /// comes over another connection than heartbeats.
     synced_run: Option<u64>,
@@ -112,13 +124,18 @@ impl Membership {
             state: MemberState::Joining,
             health: Health::Ok,
             drained: false,
+            giving: None,
+            flushes: 0,
+            applied: Applied::new(),
             leaving: false,
             peers,
             now_ms,
             started_ms: now_ms,
             heartbeat_at_ms: now_ms,
             doubt_until_ms: now_ms,
-            sequence: 0,
+            // Heartbeats are numbered from the run's beginning in milliseconds, of which each takes
+            // at least one: so the numbers rise from run to run as well.
+            sequence: incarnation,
             epoch_heard: 0,
             view_due: true,
             heartbeats_due: NodeSet::EMPTY,
@@ -128,6 +145,46 @@ impl Membership {
         };
         it.settle();
         Ok(it)
+    }
+
+    /// The driver will tell when its workers act by a view ([`Self::on_applied`]). Without this, a
+    /// view counts as acted by once it is there to be polled.
+    pub fn with_views_applied_later(mut self) -> Self {
+        self.applied.told = true;
+        self
+    }
+
+    /// All workers act by the view of this epoch, or a later one. Peers that hand over wait for this
+    /// word, and a node that has joined announces itself as active by it.
+    pub fn on_applied(&mut self, epoch: u64) {
+        let said = (self.announced(), self.applied.owners());
+        self.applied.reached(epoch);
+        if (self.announced(), self.applied.owners()) != said {
+            self.announce();
+        }
+        self.settle();
+    }
+
+    /// Whether a view is on its way to the workers, so that [`Self::on_applied`] is waited for.
+    pub fn awaits_workers(&self) -> bool {
+        self.applied.is_pending()
+    }
+
+    /// The final synchronisation of this number ([`HandOver::flush`]) is complete: when it was asked
+    /// for, the workers had taken all that had arrived, and all changes until then are
+    /// with this node's targets.
+    pub fn on_flushed(&mut self, flush: u64) {
+        if let Some(giving) = &mut self.giving {
+            giving.flushed |= giving.flush == Some(flush);
+        }
+        self.settle();
+    }
+
+    /// How far the hand-over is, while there is one.
+    pub fn hand_over(&self) -> Option<HandOver> {
+        let giving = self.giving.as_ref()?;
+        let owned = self.view.owned(self.me);
+        Some(giving.report(owned, self.not_owning_yet(giving), self.now_ms))
     }
 
     /// A datagram came from `from`, as the connection's certificate names it. Whatever is not a
@@ -181,27 +238,72 @@ impl Membership {
         self.settle();
     }
 
-    /// Gives up all slots and stays, until [`Self::undrain`] or [`Self::leave`].
-    pub fn drain(&mut self) {
+    /// Gives up all slots, without a moment in which nobody owns them, and stays, until
+    /// [`Self::undrain`] or [`Self::leave`]. [`Self::hand_over`] tells how far it is;
+    /// [`Self::state`] is draining when it is done. An order while one is under way replaces its
+    /// bound.
+    ///
+    /// # Errors
+    /// When nobody is there to take over and it is not forced. When that turns out later, since
+    /// all others have died or drain as well, the order is given up with
+    /// [`Event::HandOverAbandoned`]: the node goes on.
+    pub fn drain(&mut self, order: Drain) -> Result<(), DrainRefused> {
+        if self.leaving {
+            return Err(DrainRefused::Leaving);
+        }
+        if self.state != MemberState::Active {
+            // It owns nothing.
+            self.drained = true;
+            self.change_to(MemberState::Draining);
+            self.settle();
+            return Ok(());
+        }
+        if !order.force && !self.has_heirs() && !self.someone_joins() {
+            return Err(DrainRefused::Alone);
+        }
         self.drained = true;
-        self.change_to(MemberState::Draining);
+        match &mut self.giving {
+            Some(giving) => {
+                giving.order.force |= order.force;
+                giving.until_ms = self.now_ms.saturating_add(order.bound_ms);
+                giving.rejoin = false;
+            }
+            None => {
+                self.announce();
+                let giving = Giving::new(order, self.now_ms, self.sequence);
+                self.giving = Some(Box::new(giving));
+                self.count_heirs();
+                let slots = self.view.owned(self.me);
+                self.say(Event::HandingOver { slots });
+            }
+        }
         self.settle();
+        Ok(())
     }
 
-    /// Takes [`Self::drain`] back: joins again.
+    /// Takes [`Self::drain`] back: joins again. A hand-over that is under way is finished first:
+    /// others own already, and only by joining this node gets what they did.
     pub fn undrain(&mut self) {
         if self.drained && !self.leaving {
             self.drained = false;
-            if self.health == Health::Ok {
-                self.rejoin();
+            match &mut self.giving {
+                Some(giving) => giving.rejoin = true,
+                None if self.health == Health::Ok => self.rejoin(),
+                None => {}
             }
         }
         self.settle();
     }
 
+    /// Whether this node was told to drain, and not the contrary since.
+    pub fn is_drained(&self) -> bool {
+        self.drained
+    }
+
     /// Says goodbye: to peers this node is dead as soon as they hear it, and for good in this run.
     pub fn leave(&mut self) {
         self.leaving = true;
+        self.giving = None;
         self.change_to(MemberState::Draining);
         self.announce();
         self.settle();
@@ -210,6 +312,11 @@ impl Membership {
     /// The next thing to do; `None` when there is nothing until the next input.
     pub fn poll(&mut self) -> Option<Output> {
         if std::mem::take(&mut self.view_due) {
+            let said = (self.announced(), self.applied.owners());
+            self.applied.published(&self.view);
+            if (self.announced(), self.applied.owners()) != said {
+                self.announce();
+            }
             return Some(Output::View(self.view.clone()));
         }
         if let Some(event) = self.events.pop_front() {
@@ -217,7 +324,7 @@ impl Membership {
         }
         let to = self.heartbeats_due.iter().next()?;
         self.heartbeats_due.remove(to);
-        let bytes = self.heartbeat().emit();
+        let bytes = self.heartbeat(to).emit();
         Some(Output::Send { to, bytes })
     }
 
@@ -226,7 +333,8 @@ impl Membership {
         let deaths = self.peers.iter().filter(|p| p.alive).map(|p| p.expires_ms);
         let join = self.started_ms + self.config.timing().join_wait_ms;
         let join = (self.state == MemberState::Joining && join > self.now_ms).then_some(join);
-        let others = deaths.chain(join).min().unwrap_or(u64::MAX);
+        let giving = self.giving.as_ref().map(|g| g.until_ms);
+        let others = deaths.chain(join).chain(giving).min().unwrap_or(u64::MAX);
         others.min(self.heartbeat_at_ms)
     }
 
@@ -387,7 +495,11 @@ impl Membership {
         let has_opinion = peer.state() != MemberState::Joining;
         let in_doubt = now_ms <= self.doubt_until_ms && self.state == MemberState::Active;
         if has_opinion && in_doubt {
-            self.rejoin();
+            match self.giving.take() {
+                // It owns already what this node was to hand over.
+                Some(giving) if !giving.rejoin => self.change_to(MemberState::Draining),
+                _ => self.rejoin(),
+            }
         }
     }
 
@@ -423,17 +535,103 @@ impl Membership {
         let stalled = self.health == Health::WorkerStalled;
         let relieved = self.peers.iter().any(|p| p.state() == MemberState::Active);
         match self.state {
-            MemberState::Active if stalled && relieved => self.change_to(MemberState::Draining),
+            // At once: a worker that stands still cannot bridge the time until others own.
+            MemberState::Active if stalled && relieved => {
+                self.giving = None;
+                self.change_to(MemberState::Draining);
+            }
             MemberState::Joining if !stalled && self.waits_for().is_empty() => {
                 self.change_to(MemberState::Active);
             }
             _ => {}
         }
+        self.go_on_handing_over();
         let members = self.members();
         if members != self.view.members {
             let epoch = self.view.epoch.max(self.epoch_heard).saturating_add(1);
             self.view = Arc::new(View::compute(&self.config, &members, epoch));
             self.view_due = true;
+            self.count_heirs();
+        }
+    }
+
+    /// The steps of a hand-over: `handover.rs` has them in words.
+    fn go_on_handing_over(&mut self) {
+        let Some(giving) = &self.giving else { return };
+        let waits_for = self.not_owning_yet(giving);
+        let late = self.now_ms >= giving.until_ms;
+        let hopeless = !self.has_heirs() && (late || !self.someone_joins());
+        if hopeless && !giving.order.force {
+            self.giving = None;
+            self.drained = false;
+            self.say(Event::HandOverAbandoned);
+            return self.announce();
+        }
+        let done = giving.flushed && waits_for.is_empty();
+        if !late && !hopeless && !done {
+            let flush = giving.flush;
+            let next = match (waits_for.is_empty(), flush) {
+                (true, None) => {
+                    self.flushes += 1;
+                    Some(self.flushes)
+                }
+                (true, Some(_)) => flush,
+                // Another one is to own: what changes until it does is to be synchronised too.
+                (false, _) => None,
+            };
+            if next != flush
+                && let Some(giving) = &mut self.giving
+            {
+                giving.flush = next;
+                giving.flushed = false;
+            }
+            return;
+        }
+        let ms = self.now_ms - giving.since_ms;
+        self.say(match done {
+            true => Event::HandedOver { ms },
+            false => Event::HandOverCut { ms, waits_for },
+        });
+        match self.giving.take() {
+            Some(giving) if giving.rejoin => self.rejoin(),
+            _ => self.change_to(MemberState::Draining),
+        }
+    }
+
+    /// The peers that do not yet own, for all that this node knows, or need its state to join.
+    ///
+    /// What an active peer says counts once it has heard the announcement: what it said before can
+    /// be about the time before this node became active, and a late heartbeat could still make it believe that.
+    fn not_owning_yet(&self, giving: &Giving) -> NodeSet {
+        let missing = |peer: &&Peer| match peer.state() {
+            MemberState::Active => {
+                let heard = (giving.announced..=self.sequence).contains(&peer.heard_of_us);
+                !heard || !peer.hears.contains(self.me) || peer.owners.contains(self.me)
+            }
+            MemberState::Joining => true,
+            // One that drains as well is no heir. One that is dead is none either.
+            MemberState::Draining | MemberState::Dead => false,
+        };
+        self.peers.iter().filter(missing).map(|p| p.id).collect()
+    }
+
+    /// Whether somebody can take over.
+    fn has_heirs(&self) -> bool {
+        (self.peers.iter()).any(|p| p.state() == MemberState::Active)
+    }
+
+    /// Whether somebody may be able to soon.
+    fn someone_joins(&self) -> bool {
+        (self.peers.iter()).any(|p| p.state() == MemberState::Joining)
+    }
+
+    fn count_heirs(&mut self) {
+        if let Some(giving) = &mut self.giving {
+            let mut members = self.view.members.clone();
+            let mine = members.iter_mut().filter(|m| m.id == self.me);
+            mine.for_each(|m| m.state = MemberState::Draining);
+            let after = View::compute(&self.config, &members, self.view.epoch);
+            giving.count_heirs(self.me, &self.view, &after);
         }
     }
 
@@ -442,6 +640,8 @@ impl Membership {
         let waited = self.now_ms - self.started_ms >= self.config.timing().join_wait_ms;
         let blocks = |peer: &&Peer| match peer.state() {
             MemberState::Active => !peer.synced(),
+            // While it hands over it still owns what this node may be the heir of.
+            MemberState::Draining if peer.announced == Announced::HandingOver => !peer.synced(),
             MemberState::Joining | MemberState::Draining => false,
             MemberState::Dead => peer.heard_ms.is_none() && !waited,
         };
@@ -485,21 +685,32 @@ impl Membership {
         self.heartbeats_due = self.peers.iter().map(|p| p.id).collect();
     }
 
-    fn heartbeat(&self) -> Heartbeat {
-        let announced = match self.leaving {
-            true => Announced::Leaving,
-            false => Announced::of(self.state),
-        };
-        Heartbeat::new(
-            self.config.cluster(),
-            self.config.digest(),
-            self.me,
-            self.incarnation,
-            announced,
-            self.sequence,
-            (self.view.epoch, self.view.digest),
-            (self.hears(), self.synced()),
-        )
+    /// What this node says that it does; [`Self::state`] is what it does.
+    fn announced(&self) -> Announced {
+        match self.state {
+            _ if self.leaving => Announced::Leaving,
+            _ if self.giving.is_some() => Announced::HandingOver,
+            MemberState::Active if !self.applied.surely_owns(self.me) => Announced::Joining,
+            state => Announced::of(state),
+        }
+    }
+
+    fn heartbeat(&self, to: NodeId) -> Heartbeat {
+        let peer = self.peers.iter().find(|p| p.id == to && p.alive);
+        Heartbeat {
+            hears: self.hears().0,
+            synced: self.synced().0,
+            owners: self.applied.owners().0,
+            heard: peer.map_or(0, |p| p.sequence),
+            cluster: self.config.cluster(),
+            config: self.config.digest(),
+            incarnation: self.incarnation,
+            sequence: self.sequence,
+            epoch: self.view.epoch,
+            view_digest: self.view.digest,
+            sender: self.me.raw(),
+            announced: self.announced(),
+        }
     }
 
     fn hears(&self) -> NodeSet {
@@ -536,6 +747,8 @@ impl Peer {
             config_digest,
             hears: NodeSet::EMPTY,
             holds: NodeSet::EMPTY,
+            owners: NodeSet::EMPTY,
+            heard_of_us: 0,
             synced_run: None,
             unheard_since_ms: None,
             unheard_said: false,
@@ -564,8 +777,10 @@ impl Peer {
         self.epoch = heard.epoch;
         self.view_digest = heard.view_digest;
         self.config_digest = heard.config;
-        self.hears = heard.hears();
-        self.holds = heard.synced();
+        self.hears = NodeSet(heard.hears);
+        self.holds = NodeSet(heard.synced);
+        self.owners = NodeSet(heard.owners);
+        self.heard_of_us = heard.heard;
     }
 
     fn die(&mut self) {

@@ -105,6 +105,26 @@ pub enum Event {
         /// The peer.
         peer: NodeId,
     },
+    /// This node hands its slots over.
+    HandingOver {
+        /// How many it has.
+        slots: usize,
+    },
+    /// All others own what this node owned, and have all of its state.
+    HandedOver {
+        /// Milliseconds since it began.
+        ms: u64,
+    },
+    /// A warning: the time for handing over is up, or nobody is there to take over, and it was
+    /// ended as it stood.
+    HandOverCut {
+        /// Milliseconds since it began.
+        ms: u64,
+        /// Who did not own yet; when empty, the final synchronisation was not complete.
+        waits_for: NodeSet,
+    },
+    /// A warning: nobody is left to take over; this node goes on.
+    HandOverAbandoned,
     /// This node did not run for a while. Peers get another period to be heard.
     Paused {
         /// Between two inputs, in milliseconds.
@@ -156,6 +176,27 @@ impl fmt::Display for Event {
                 "node {peer} is heard but does not hear this node: check the path to it"
             ),
             Self::HeardAgain { peer } => write!(f, "node {peer} hears this node again"),
+            Self::HandingOver { slots } => write!(f, "this node hands {slots} slots over"),
+            Self::HandedOver { ms } => {
+                write!(
+                    f,
+                    "all slots are handed over and synchronised, after {ms} ms"
+                )
+            }
+            Self::HandOverCut { ms, waits_for } if waits_for.is_empty() => write!(
+                f,
+                "the hand-over ends after {ms} ms without its final synchronisation: \
+                 flows that are not replicated break"
+            ),
+            Self::HandOverCut { ms, waits_for } => write!(
+                f,
+                "the hand-over ends after {ms} ms while nodes {waits_for:?} do not own yet: \
+                 packets are lost until they do"
+            ),
+            Self::HandOverAbandoned => write!(
+                f,
+                "nobody is left to take over: this node stays active; force it to drain all the same"
+            ),
             Self::Paused { ms } => write!(f, "this node did not run for {ms} ms"),
         }
     }

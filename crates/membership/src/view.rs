@@ -15,7 +15,7 @@ pub enum MemberState {
     Joining = 1,
     /// Alive; owns slots.
     Active = 2,
-    /// Alive and on its way to offline: owns nothing any more, still forwards and replicates.
+    /// Alive and on its way to offline: owns nothing any more, still replicates.
     Draining = 3,
 }
 

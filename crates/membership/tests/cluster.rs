@@ -4,7 +4,8 @@
 mod virtual_cluster;
 
 use membership::{
-    Death, Event, Health, MemberState, Membership, Output, Refusal, Timing, cluster_hash,
+    Death, Drain, Event, Health, MemberState, Membership, Output, PROTOCOL_VERSION, Refusal,
+    Timing, cluster_hash,
 };
 use proptest::prelude::*;
 use state::NodeSet;
@@ -336,9 +337,13 @@ fn who_is_heard_and_does_not_hear_is_reported() {
 #[test]
 fn a_drained_node_gives_up_its_slots_and_comes_back_with_the_state() {
     let mut cluster = Cluster::started(3, TIMING, Network::default(), 4);
-    cluster.with(0, Membership::drain);
+    let order = Drain {
+        bound_ms: 1_000,
+        force: false,
+    };
+    cluster.with(0, |it| it.drain(order).expect("others are active"));
     cluster.run(4);
-    for id in 0..3 {
+    for id in 1..3 {
         assert_eq!(
             state_of(&cluster, id, 0),
             Draining,
@@ -347,6 +352,8 @@ fn a_drained_node_gives_up_its_slots_and_comes_back_with_the_state() {
         assert_eq!(cluster.it(id).view().owned(node(0)), 0);
     }
     cluster.run(100);
+    assert_eq!(state_of(&cluster, 0, 0), Draining);
+    assert_eq!(cluster.it(0).view().owned(node(0)), 0);
     assert_eq!(cluster.states()[0], Draining);
     cluster.with(0, |it| it.set_health(Health::Ok));
     assert_eq!(cluster.states()[0], Draining, "the operator's word counts");
@@ -427,7 +434,10 @@ fn what_does_not_belong_is_refused_once_and_named() {
 
     let mut other_version = good.clone();
     other_version[0] = 9;
-    let why = Refusal::Version { theirs: 9, ours: 1 };
+    let why = Refusal::Version {
+        theirs: 9,
+        ours: PROTOCOL_VERSION,
+    };
     assert_eq!(refusals(&mut it, 1, &other_version, 1), refused(why));
     assert_eq!(refusals(&mut it, 1, &other_version, 2), []);
     assert_eq!(refusals(&mut it, 1, b"", 3), refused(Refusal::Malformed));
@@ -558,15 +568,20 @@ proptest! {
     ) {
         let config = config(4, TIMING);
         let mut it = Membership::new(config.clone(), node(0), 1, 0).unwrap();
+        if steps.len() % 2 == 0 {
+            it = it.with_views_applied_later();
+        }
         let mut peer = Membership::new(config, node(1), 1, 0).unwrap();
-        let (mut now_ms, mut epoch) = (0, 0);
+        let (mut now_ms, mut peer_ms, mut epoch) = (0, 0, 0u64);
         for (what, bytes, flips, passed_ms) in steps {
             now_ms += passed_ms;
             match what {
                 0..10 => it.on_message(node(what as usize), &bytes, now_ms),
                 // A heartbeat, true or with some bytes changed.
                 10..25 => {
-                    let mut heartbeat = heartbeat_of(&mut peer, now_ms + 10);
+                    // By its own clock, so that one is due each time.
+                    peer_ms = now_ms.max(peer_ms) + 10;
+                    let mut heartbeat = heartbeat_of(&mut peer, peer_ms);
                     for (at, value) in flips.iter().take((what - 10) as usize / 4) {
                         let at = at.index(heartbeat.len());
                         heartbeat[at] = *value;
@@ -574,7 +589,9 @@ proptest! {
                     it.on_message(node(1), &heartbeat, now_ms);
                 }
                 25..28 => it.on_synced(node(what as usize - 25), u64::from(what) % 2),
-                28 => it.drain(),
+                34 => it.on_flushed(now_ms % 3),
+                35 => it.on_applied(epoch.saturating_sub(passed_ms % 2)),
+                28 => drop(it.drain(Drain { bound_ms: passed_ms, force: flips[0].1 % 2 == 0 })),
                 29 => it.undrain(),
                 30 => it.set_health(Health::WorkerStalled),
                 31 => it.set_health(Health::Ok),

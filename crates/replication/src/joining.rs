@@ -1,4 +1,5 @@
-//! A joining node's questions: it asks every active member for all that the member owns.
+//! A joining node's questions: it asks every active member for all that the member owns, and every
+//! draining one, which owns until its slots are handed over.
 
 use std::collections::BTreeMap;
 
@@ -33,11 +34,11 @@ impl Asks {
         }
         self.by_peer.retain(|peer, ask| {
             view.member(*peer).is_some_and(|member| {
-                member.state == MemberState::Active && member.incarnation == ask.incarnation
+                may_own(member.state) && member.incarnation == ask.incarnation
             })
         });
         for member in &view.members {
-            if member.state == MemberState::Active && member.id != me {
+            if may_own(member.state) && member.id != me {
                 let incarnation = member.incarnation;
                 let ask = Ask {
                     incarnation,
@@ -82,4 +83,9 @@ impl Asks {
             shared.outbox.note(Output::Synced { peer, incarnation });
         }
     }
+}
+
+/// Whether a member in this state may own slots by its own view.
+fn may_own(state: MemberState) -> bool {
+    matches!(state, MemberState::Active | MemberState::Draining)
 }

@@ -38,6 +38,10 @@ pub(crate) struct Network {
     pub(crate) delay_ms_max: u64,
     /// How long a snapshot takes.
     pub(crate) snapshot_ms: u64,
+    /// Workers act by a view after 0 to so many milliseconds.
+    pub(crate) apply_ms_max: u64,
+    /// How long a final synchronisation takes.
+    pub(crate) flush_ms: u64,
 }
 
 impl Default for Network {
@@ -46,6 +50,8 @@ impl Default for Network {
             loss_percent: 0,
             delay_ms_max: 2,
             snapshot_ms: 20,
+            apply_ms_max: 0,
+            flush_ms: 3,
         }
     }
 }
@@ -84,6 +90,12 @@ pub(crate) struct Node {
     snapshots: BTreeMap<(NodeId, u64), u64>,
     /// Which snapshots were complete, and when.
     pub(crate) synced: Vec<(u64, NodeId)>,
+    /// The view that the workers act by.
+    pub(crate) applied: Option<Arc<View>>,
+    /// The view on its way to them, and when it arrives.
+    applying: Option<(u64, Arc<View>)>,
+    /// The final synchronisation that was begun last, and when.
+    pub(crate) flushing: Option<(u64, u64)>,
 }
 
 impl Cluster {
@@ -119,7 +131,7 @@ impl Cluster {
         let incarnation = 1_000_000 + self.now_ms;
         let it = Membership::new(self.config.clone(), node(id), incarnation, self.now_ms);
         self.nodes[id] = Node {
-            membership: Some(it.unwrap()),
+            membership: Some(it.unwrap().with_views_applied_later()),
             ..Node::default()
         };
         self.drain_outputs(id);
@@ -234,7 +246,9 @@ impl Cluster {
             if !running || self.nodes[id].paused_until_ms > self.now_ms {
                 continue;
             }
+            self.apply_views(id);
             self.transfer_snapshots(id);
+            self.flush(id);
             if self.it(id).deadline() <= self.now_ms {
                 let now_ms = self.now_ms;
                 self.it_mut(id).tick(now_ms);
@@ -252,11 +266,24 @@ impl Cluster {
                 .view()
                 .members
                 .iter()
-                .filter(|m| m.state == MemberState::Active)
+                // One that hands over still owns.
+                .filter(|m| matches!(m.state, MemberState::Active | MemberState::Draining))
                 .map(|m| (m.id, m.incarnation))
                 .collect(),
             _ => vec![],
         };
+        // A peer gives nothing to a run that it has not heard of.
+        let me = it.view().member(node(id)).copied().expect("a member");
+        let active: Vec<(NodeId, u64)> = active
+            .into_iter()
+            .filter(|(peer, _)| {
+                let theirs = self.nodes[peer.index()].applied.as_ref();
+                theirs.is_none_or(|view| {
+                    let seen = view.member(node(id)).expect("a member");
+                    (seen.state, seen.incarnation) == (MemberState::Joining, me.incarnation)
+                })
+            })
+            .collect();
         let complete_ms = self.now_ms + self.network.snapshot_ms;
         let this = &mut self.nodes[id];
         this.snapshots.retain(|key, _| active.contains(key));
@@ -275,10 +302,48 @@ impl Cluster {
         }
     }
 
+    /// Workers see the latest view that was published, not each.
+    fn apply_views(&mut self, id: usize) {
+        let now_ms = self.now_ms;
+        let this = &mut self.nodes[id];
+        if let Some((_, view)) = this.applying.take_if(|(at_ms, _)| *at_ms <= now_ms) {
+            let epoch = view.epoch;
+            this.applied = Some(view);
+            self.it_mut(id).on_applied(epoch);
+            self.drain_outputs(id);
+        }
+    }
+
+    /// The final synchronisation of a hand-over takes its time from when it is asked for.
+    fn flush(&mut self, id: usize) {
+        let Some(flush) = self.it(id).hand_over().and_then(|h| h.flush) else {
+            return;
+        };
+        let since_ms = match self.nodes[id].flushing {
+            Some((of, since_ms)) if of == flush => since_ms,
+            _ => self.now_ms,
+        };
+        self.nodes[id].flushing = Some((flush, since_ms));
+        if self.now_ms >= since_ms + self.network.flush_ms {
+            self.it_mut(id).on_flushed(flush);
+            self.drain_outputs(id);
+        }
+    }
+
     fn drain_outputs(&mut self, id: usize) {
         while let Some(output) = self.nodes[id].membership.as_mut().unwrap().poll() {
             match output {
-                Output::View(view) => self.nodes[id].views.push((self.now_ms, view)),
+                Output::View(view) => {
+                    self.nodes[id].views.push((self.now_ms, view.clone()));
+                    let after_ms = self.random(self.network.apply_ms_max + 1);
+                    // A view on its way is overtaken by the next.
+                    let waiting = self.nodes[id].applying.as_ref().map(|(at_ms, _)| *at_ms);
+                    let at_ms = waiting.unwrap_or(self.now_ms + after_ms);
+                    self.nodes[id].applying = Some((at_ms, view));
+                    if self.network.apply_ms_max == 0 {
+                        self.apply_views(id);
+                    }
+                }
                 Output::Event(event) => self.nodes[id].events.push((self.now_ms, event)),
                 Output::Send { to, bytes } => self.send(id, to.index(), bytes.to_vec()),
             }
