@@ -49,16 +49,18 @@ impl<P: Port> Worker<P> {
         let local = entry.local;
         if !entry.is_alive() {
             if now_s >= local.seen_s.saturating_add(self.config.timeouts.tombstone) {
-                self.table.remove(id);
+                self.forget(id);
             }
             return;
         }
         let slot = slot_of(&entry.record.key);
+        let sync = entry.record.class.sync;
+        self.digests.age(&mut self.table.entry_mut(id).local);
         if !self.ownership.owned.contains(slot) {
             let settled = now_s >= self.ownership.changed_s.saturating_add(FORGET_AFTER_S);
             if settled && !self.ownership.kept.contains(slot) {
                 self.counters.count(Counter::ReplicasForgotten);
-                self.table.remove(id);
+                self.forget(id);
             } else {
                 // Otherwise it never expires by itself: its owner deletes it.
                 self.live_counted += 1;
@@ -72,7 +74,7 @@ impl<P: Port> Worker<P> {
         }
         self.live_counted += 1;
         self.owned_counted += 1;
-        if entry.record.class.sync == SyncMode::None {
+        if sync == SyncMode::None {
             return;
         }
         let due = local.replicate_at_s != 0 && now_s >= local.replicate_at_s;

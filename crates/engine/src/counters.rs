@@ -116,6 +116,8 @@ telemetry::counters! {
         ReplicasRefused = "replicas_refused",
         /// Copies removed because this node holds their slot no longer.
         ReplicasForgotten = "replicas_forgotten",
+        /// Copies removed because their owner has deleted the flow, which a comparison found.
+        ReplicasRepaired = "replicas_repaired",
         /// ARP requests sent.
         ArpRequestsSent = "arp_requests_sent",
         /// ARP replies sent.

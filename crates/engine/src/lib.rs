@@ -18,6 +18,7 @@ mod age;
 mod answer;
 mod config;
 mod counters;
+mod digest;
 mod forward;
 mod hold;
 mod hops;

@@ -167,7 +167,11 @@ impl<P: Port> Worker<P> {
         if let Some(id) = tombstone {
             let entry = self.table.entry_mut(id);
             entry.record = record;
-            entry.local = local;
+            // Its digest stays until the new flow is told of.
+            entry.local = Local {
+                digest: entry.local.digest,
+                ..local
+            };
             return Some(id);
         }
         match self.table.insert(record, local) {

@@ -2,7 +2,7 @@
 
 use flowtable::{FlowId, InsertError, Local, LocalFlags};
 use replication::{JobId, JobTarget, ToSync};
-use state::{FlowRecord, Life, SlotSet, SyncMode, slot_of};
+use state::{FlowRecord, Life, NodeId, SlotSet, SyncMode, slot_of};
 
 use crate::counters::Counter;
 use crate::forward::NO_HOP;
@@ -83,6 +83,9 @@ impl<P: Port> Worker<P> {
             self.counters.count(Counter::ChangesDeferred);
             return;
         }
+        let digest = entry.record.digest();
+        self.digests
+            .replace(slot_of(&entry.record.key), &mut entry.local, digest);
         entry.local.lsn = lsn;
         entry.local.replicated_s = now_s;
         entry.local.replicate_at_s = 0;
@@ -91,10 +94,10 @@ impl<P: Port> Worker<P> {
     }
 
     /// Merges what a peer sent.
-    pub(crate) fn apply(&mut self, token: u64, mut records: Vec<(FlowRecord, u16)>) {
+    pub(crate) fn apply(&mut self, token: u64, peer: NodeId, mut records: Vec<(FlowRecord, u16)>) {
         let mut refused = 0;
         for (record, idle_s) in &records {
-            if self.apply_one(record, *idle_s) {
+            if self.apply_one(peer, record, *idle_s) {
                 self.counters.count(Counter::ReplicasApplied);
             } else {
                 self.counters.count(Counter::ReplicasRefused);
@@ -104,17 +107,21 @@ impl<P: Port> Worker<P> {
         records.clear();
         // The sync core sizes the ring for all applications that it has under way and takes from it
         // before it gives more.
-        let answer = ToSync::Applied {
+        self.answer(ToSync::Applied {
             token,
             records,
             refused,
-        };
+        });
+    }
+
+    /// Answers the sync core. The next messages wait until the answer has found room.
+    pub(crate) fn answer(&mut self, answer: ToSync) {
         if let Err(rtrb::PushError::Full(answer)) = self.links.to_sync.push(answer) {
             self.unanswered.push_back(answer);
         }
     }
 
-    fn apply_one(&mut self, record: &FlowRecord, idle_s: u16) -> bool {
+    fn apply_one(&mut self, peer: NodeId, record: &FlowRecord, idle_s: u16) -> bool {
         let now_s = self.now.s();
         let seen_s = now_s.saturating_sub(u32::from(idle_s));
         let found = match self.table.lookup(&record.key) {
@@ -133,6 +140,7 @@ impl<P: Port> Worker<P> {
                 };
                 return match self.table.insert(*record, local) {
                     Ok(id) => {
+                        self.note_told(id, peer, record, true);
                         if self.ownership.owned.contains(slot_of(&record.key)) {
                             self.emit(id);
                         }
@@ -160,6 +168,7 @@ impl<P: Port> Worker<P> {
         if entry.is_alive() {
             entry.local.seen_s = entry.local.seen_s.max(seen_s);
         }
+        self.note_told(found, peer, record, changed);
         // What a former owner or a second handler tells late is news to this node's own targets.
         // A copy that is equal changes nothing, so this ends.
         if changed && owned {
@@ -237,29 +246,43 @@ impl<P: Port> Worker<P> {
             return Scanned::Skipped;
         };
         let entry = self.table.entry(id);
-        let wanted = job.slots.contains(slot_of(&entry.record.key))
-            && entry.record.class.sync != SyncMode::None
-            && entry.local.replicate_at_s == 0
-            // Tombstones of dirty slots are changes that were not sent yet.
-            && (entry.is_alive() || job.id.is_none());
-        if !wanted {
+        if !job.slots.contains(slot_of(&entry.record.key)) {
             return Scanned::Skipped;
         }
+        let told = match (job.target, job.id) {
+            (JobTarget::Group, _) | (_, None) => {
+                let wanted = entry.record.class.sync != SyncMode::None
+                    && entry.local.replicate_at_s == 0
+                    // Tombstones of dirty slots are changes that were not sent yet.
+                    && (entry.is_alive() || job.id.is_none());
+                if !wanted {
+                    return Scanned::Skipped;
+                }
+                None
+            }
+            (target, Some(id)) => Some((target, id)),
+        };
         if self.links.to_sync.is_full() {
             return Scanned::NoRoom;
         }
-        match (job.target, job.id) {
-            (JobTarget::Peer(_), Some(job)) => {
-                let idle_s = idle(&entry.local, self.now.s());
-                let record = entry.record;
-                let _ = self.links.to_sync.push(ToSync::Snapshot {
+        match told {
+            None => self.emit(id),
+            Some((target, job)) => {
+                if !self.tell_peer(id, target) {
+                    return Scanned::Skipped;
+                }
+                // Telling the group as well may have taken the last room.
+                let entry = self.table.entry(id);
+                let answer = ToSync::Snapshot {
                     job,
-                    record,
-                    idle_s,
-                });
+                    record: entry.record,
+                    idle_s: idle(&entry.local, self.now.s()),
+                };
+                if self.links.to_sync.push(answer).is_err() {
+                    return Scanned::NoRoom;
+                }
                 self.counters.count(Counter::SnapshotRecords);
             }
-            _ => self.emit(id),
         }
         Scanned::Sent
     }

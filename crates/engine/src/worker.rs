@@ -15,6 +15,7 @@ use wire::{Addr, Mac};
 
 use crate::config::Config;
 use crate::counters::{Counter, Counters};
+use crate::digest::Digests;
 use crate::hold::{HoldQueue, Out};
 use crate::hops::{Hops, Routes};
 use crate::instruct::{AgentLink, Awaited};
@@ -139,6 +140,7 @@ pub struct Worker<P: Port> {
     /// What the current targets have acknowledged.
     pub(crate) acked_lsn: u64,
     pub(crate) jobs: Jobs,
+    pub(crate) digests: Digests,
     /// Answers to the sync core that found the ring full.
     pub(crate) unanswered: VecDeque<ToSync>,
     /// Synchronisations that an agent waits for.
@@ -282,6 +284,7 @@ impl<P: Port> Worker<P> {
             hold: HoldQueue::with_capacity(config.hold.capacity),
             counters: Counters::default(),
             jobs: Jobs::new(config.resync_rate),
+            digests: Digests::new(),
             unanswered: VecDeque::with_capacity(MESSAGES_PER_TURN),
             awaited: Awaited::new(),
             icmp_tokens: Tokens::new(config.icmp_rate),
@@ -379,6 +382,7 @@ impl<P: Port> Worker<P> {
         let me = self.config.node;
         let first = self.ownership.changed_s == 0 && self.ownership.owned.is_empty();
         let now_s = self.now.s().max(1);
+        self.digests.view(me, view);
         let mut adopted = SlotSet::empty();
         let mut owned = SlotSet::empty();
         let mut kept = SlotSet::empty();
@@ -444,9 +448,16 @@ impl<P: Port> Worker<P> {
             };
             taken += 1;
             match message {
-                ToWorker::Apply { token, records } => self.apply(token, records),
+                ToWorker::Apply {
+                    token,
+                    peer,
+                    records,
+                } => self.apply(token, peer, records),
                 ToWorker::Job { job, target, slots } => self.jobs.add(job, target, *slots),
                 ToWorker::Cancel { job } => self.jobs.cancel(job),
+                ToWorker::Digest { round, digests } => self.tell_digests(round, digests),
+                ToWorker::Compare { token, digests } => self.compare(token, digests),
+                ToWorker::Listen { peer } => self.digests.listen(peer),
             }
         }
         taken

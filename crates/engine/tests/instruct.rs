@@ -293,6 +293,7 @@ fn what_cannot_be_done_is_refused_with_its_reason() {
     copy.to_worker
         .push(replication::ToWorker::Apply {
             token: 1,
+            peer: node(PEER),
             records: vec![(record, 0)],
         })
         .unwrap();

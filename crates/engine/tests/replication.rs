@@ -29,7 +29,11 @@ fn changes(told: &[ToSync]) -> Vec<(u64, FlowRecord)> {
 
 fn apply(rig: &mut Rig, records: Vec<(FlowRecord, u16)>) -> u32 {
     rig.to_worker
-        .push(ToWorker::Apply { token: 9, records })
+        .push(ToWorker::Apply {
+            token: 9,
+            peer: node(PEER),
+            records,
+        })
         .unwrap();
     rig.turn();
     let mut refused = None;
@@ -593,6 +597,7 @@ fn news_about_an_owned_flow_is_passed_on_once() {
     rig.to_worker
         .push(ToWorker::Apply {
             token: 1,
+            peer: node(PEER),
             records: vec![(record, 0), (record, 0)],
         })
         .unwrap();
@@ -605,6 +610,7 @@ fn news_about_an_owned_flow_is_passed_on_once() {
     rig.to_worker
         .push(ToWorker::Apply {
             token: 2,
+            peer: node(PEER),
             records: vec![(record, 0)],
         })
         .unwrap();

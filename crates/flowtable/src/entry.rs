@@ -43,6 +43,12 @@ pub struct Local {
     pub hops: [u32; 2],
     /// The epoch of the routes and hops at which `hops` were looked up; 0 for never.
     pub hops_epoch: u32,
+    /// What the entry adds to the digest of its slot: that of its record as it was last handed to
+    /// the sync core or merged; 0 for nothing.
+    pub digest: u32,
+    /// The low bits of the worker's own count when the slot's owner, another node, last told of this
+    /// incarnation of the flow; 0 for never.
+    pub told: u16,
     /// See [`LocalFlags`].
     pub flags: LocalFlags,
 }
@@ -59,6 +65,9 @@ impl LocalFlags {
     const REPLICA: u8 = 1 << 2;
     /// Packets of the flow go to an agent.
     const DIVERTED: u8 = 1 << 3;
+
+    /// This node knows more of the flow than the slot's owner, which last told of it.
+    const AHEAD: u8 = 1 << 4;
 
     /// A copy from a peer: windows are behind in both directions.
     pub const fn replica() -> Self {
@@ -91,7 +100,21 @@ impl LocalFlags {
 
     /// What a copy from a peer makes of these: windows are behind again, agents stay.
     pub const fn replicated(self) -> Self {
-        Self(Self::replica().0 | self.0 & Self::DIVERTED)
+        Self(Self::replica().0 | self.0 & (Self::DIVERTED | Self::AHEAD))
+    }
+
+    /// Whether this node knows more of the flow than the slot's owner told.
+    pub const fn is_ahead(self) -> bool {
+        self.0 & Self::AHEAD != 0
+    }
+
+    /// Notes whether this node knows more of the flow than the slot's owner does.
+    pub const fn compared(&mut self, ahead: bool) {
+        if ahead {
+            self.0 |= Self::AHEAD;
+        } else {
+            self.0 &= !Self::AHEAD;
+        }
     }
 
     /// The window of the sender of `dir` is known well from now on.
@@ -104,6 +127,11 @@ impl LocalFlags {
         self.0 & (Self::BEHIND << dir.index()) != 0
     }
 }
+
+const _: () = assert!(
+    size_of::<Entry>() <= 256,
+    "an entry is four cache lines: a fifth would cost every packet of a cold flow"
+);
 
 impl Entry {
     pub(crate) fn occupied(record: FlowRecord, local: Local) -> Self {

@@ -95,7 +95,10 @@ fn measure(proto: u8, burst: u64) -> Cost {
             match output {
                 Output::Reply { stream, frame, .. } => answers.push((stream, frame)),
                 Output::ToWorker {
-                    message: ToWorker::Apply { token, mut records },
+                    message:
+                        ToWorker::Apply {
+                            token, mut records, ..
+                        },
                     ..
                 } => {
                     black_box(&records);

@@ -26,7 +26,7 @@ mod sender;
 mod status;
 mod target;
 
-pub use link::{JobId, JobTarget, ToSync, ToWorker};
+pub use link::{JobId, JobTarget, SlotDigest, ToSync, ToWorker};
 pub use message::{CONTROL, SNAPSHOTS, Violation};
 pub use options::{HoldAcks, Options, OptionsError, WORKERS_MAX};
 pub use replicator::Replicator;

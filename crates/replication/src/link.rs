@@ -1,6 +1,6 @@
 //! What workers and the sync core tell each other. The rings that carry it are the daemon's.
 
-use state::{FlowRecord, NodeId, SlotSet};
+use state::{FlowRecord, NodeId, Slot, SlotSet};
 
 /// Names a scan of a worker's shard. Each job goes to all workers; each answers for itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -13,6 +13,24 @@ pub enum JobTarget {
     Group,
     /// One peer: the records come as snapshot records.
     Peer(NodeId),
+    /// The slots' owner, which was [listened to](ToWorker::Listen) and has told of all that it has:
+    /// as snapshot records comes what it did not tell of or knows less of. What it told of earlier
+    /// and nobody else changed, it has deleted: that is removed here.
+    Owner(NodeId),
+    /// The slots' new owner, which was not a target: as snapshot records comes everything,
+    /// tombstones too, but for what it told of itself and nobody else changed.
+    Heir(NodeId),
+}
+
+/// The digest of a slot's flows: the sum of `FlowRecord::digest`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotDigest {
+    /// The slot.
+    pub slot: Slot,
+    /// The sum, modulo 2^64.
+    pub sum: u64,
+    /// In an answer: whether this node's flows of the slot have another one.
+    pub differs: bool,
 }
 
 /// From a worker to the sync core, in order.
@@ -52,6 +70,24 @@ pub enum ToSync {
         /// Records that the table had no room for.
         refused: u32,
     },
+    /// The answer to [`ToWorker::Digest`].
+    Digests {
+        /// As in the request.
+        round: u64,
+        /// The log number of the last change that the digests contain. They are of what was handed
+        /// to the sync core, and of what was merged.
+        lsn: u64,
+        /// The vector of the request, with one digest for each slot of this worker that the node
+        /// owns.
+        digests: Vec<SlotDigest>,
+    },
+    /// The answer to [`ToWorker::Compare`].
+    Compared {
+        /// As in the request.
+        token: u64,
+        /// The vector of the request, without the slots that the node owns itself.
+        digests: Vec<SlotDigest>,
+    },
 }
 
 /// From the sync core to a worker, in order.
@@ -62,6 +98,8 @@ pub enum ToWorker {
     Apply {
         /// Chosen by the sync core.
         token: u64,
+        /// Who tells.
+        peer: NodeId,
         /// The records.
         records: Vec<(FlowRecord, u16)>,
     },
@@ -78,5 +116,24 @@ pub enum ToWorker {
     Cancel {
         /// The job.
         job: JobId,
+    },
+    /// Give the digests of the slots that the node owns, as [`ToSync::Digests`].
+    Digest {
+        /// Names the request.
+        round: u64,
+        /// An empty vector with room for all slots.
+        digests: Vec<SlotDigest>,
+    },
+    /// Compare an owner's digests with this worker's, and answer [`ToSync::Compared`].
+    Compare {
+        /// Chosen by the sync core.
+        token: u64,
+        /// What the owner has, all of slots of this worker.
+        digests: Vec<SlotDigest>,
+    },
+    /// From here on, notice what this peer tells of: see [`JobTarget::Owner`].
+    Listen {
+        /// The peer.
+        peer: NodeId,
     },
 }

@@ -589,9 +589,14 @@ impl Receiver {
                 records: records.len(),
             },
         );
-        shared
-            .outbox
-            .tell_worker(worker, ToWorker::Apply { token, records });
+        shared.outbox.tell_worker(
+            worker,
+            ToWorker::Apply {
+                token,
+                peer,
+                records,
+            },
+        );
     }
 
     fn keep(&mut self, mut records: Records) {

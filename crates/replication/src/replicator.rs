@@ -93,6 +93,8 @@ impl Replicator {
                 self.sender
                     .snapshot_record(worker, job, record, idle_s, shared);
             }
+            // Nobody has asked.
+            ToSync::Digests { .. } | ToSync::Compared { .. } => shared.counters.worker_faults += 1,
             ToSync::JobDone { job, lsn } => self.sender.job_done(worker, job, lsn),
             ToSync::Applied {
                 token,

@@ -37,7 +37,7 @@ fn drain(replicator: &mut Replicator) -> Said {
             Output::Send { stream, frame, .. } => said.sends.push((stream, frame)),
             Output::Reply { stream, frame, .. } => said.replies.push((stream, frame)),
             Output::ToWorker {
-                message: ToWorker::Apply { token, records },
+                message: ToWorker::Apply { token, records, .. },
                 ..
             } => {
                 said.applies += records.len();

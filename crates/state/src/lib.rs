@@ -9,6 +9,7 @@
 mod archive;
 mod clock;
 mod common;
+mod digest;
 mod flow;
 mod key;
 mod node;

@@ -499,7 +499,9 @@ impl Worker {
 
     fn handle(&mut self, me: NodeId, view: Option<&View>) {
         match self.inbox.pop_front().expect("there is a message") {
-            ToWorker::Apply { token, mut records } => {
+            ToWorker::Apply {
+                token, mut records, ..
+            } => {
                 let mut refused = 0;
                 for (record, _) in records.drain(..) {
                     if self.refuses {
@@ -535,6 +537,9 @@ impl Worker {
                 self.jobs.push_back((job, target, keys));
             }
             ToWorker::Cancel { job } => self.jobs.retain(|(id, _, _)| *id != job),
+            ToWorker::Digest { .. } | ToWorker::Compare { .. } | ToWorker::Listen { .. } => {
+                unreachable!("nobody asks yet")
+            }
         }
     }
 
@@ -553,7 +558,7 @@ impl Worker {
         };
         match target {
             JobTarget::Group => self.report(record, false),
-            JobTarget::Peer(_) => {
+            JobTarget::Peer(_) | JobTarget::Owner(_) | JobTarget::Heir(_) => {
                 self.outbox.push_back(ToSync::Snapshot {
                     job,
                     record,
