@@ -34,3 +34,4 @@ pub use types::{
     Alone, AtDeadline, Cluster, Config, Control, Cores, Detect, Device, Distribution, Eal, Flows,
     HoldAcks, Idle, Interface, Iova, Member, Pki, Route, Tcp, Timeouts, Worker,
 };
+pub use value::duration;

@@ -12,8 +12,9 @@ const UNITS: [(&str, u64); 6] = [
     ("us", 1),
 ];
 
-/// Reads a whole number and a unit: `20ms`.
-pub(crate) fn duration(text: &str) -> Option<Duration> {
+/// Reads a duration as the configuration has it, a whole number and a unit: `50us`, `20ms`, `2s`,
+/// `5m`, `1h`, `5d`. `None` for everything else.
+pub fn duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
     let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;

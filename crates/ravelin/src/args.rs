@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::common_args::{BlockCommand, ExpectCommand, PolicyCommand, UserCommand};
 use clap::{Parser, Subcommand};
 use telemetry::control::{FilterError, FlowFilter, SOCKET};
 use transport::pki::NODE_DAYS;
@@ -10,7 +11,7 @@ use transport::pki::NODE_DAYS;
 /// Checks configurations, makes certificates, and asks a running ravelind.
 ///
 /// Exit status: 0 if all is well, 1 if something failed (the daemon cannot be reached), 2 if the
-/// command line or a configuration is wrong.
+/// command line or a configuration is wrong, 3 if a change has not reached all living nodes.
 #[derive(Debug, Parser)]
 #[command(name = "ravelin", version, arg_required_else_help = true)]
 pub(crate) struct Args {
@@ -36,6 +37,18 @@ pub(crate) enum Command {
     Flows(FlowsArgs),
     /// Show the counters of all cores.
     Counters(CountersArgs),
+    /// Log users in and out, and list them.
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Block networks, and list what is blocked.
+    #[command(subcommand)]
+    Block(BlockCommand),
+    /// Load and show rules.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Show related connections that are expected.
+    #[command(subcommand)]
+    Expect(ExpectCommand),
     /// Make and show certificates.
     #[command(subcommand)]
     Pki(PkiCommand),

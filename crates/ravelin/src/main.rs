@@ -1,11 +1,14 @@
 //! `ravelin`: checks configurations, makes certificates, and asks a running `ravelind`.
 //!
 //! Exit status: 0 when all is well, 1 when something failed at run time (for example the daemon
-//! cannot be reached), 2 when the command line or a configuration is wrong.
+//! cannot be reached), 2 when the command line or a configuration is wrong, 3 when a change has not
+//! reached all living nodes.
 #![forbid(unsafe_code)]
 
 mod args;
 mod check;
+mod common;
+mod common_args;
 mod counters;
 mod error;
 mod flows;
@@ -58,6 +61,10 @@ fn run(args: &Args, output: &mut Output) -> Result<(), Error> {
             flows::run(&mut connect()?, filter, flows.count, output)
         }
         Command::Counters(counters) => counters::run(connect, counters, output),
+        Command::User(command) => common::user(connect, command, output),
+        Command::Block(command) => common::block(connect, command, output),
+        Command::Policy(command) => common::policy(connect, command, output),
+        Command::Expect(command) => common::expect(connect, command, output),
         Command::Pki(command) => pki::run(command, output),
         Command::Version => version::run(connect(), output),
     }

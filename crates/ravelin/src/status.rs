@@ -79,7 +79,9 @@ fn health(status: &Status) -> (bool, String) {
     let unlinked = (status.interfaces.iter())
         .filter(|interface| !interface.link_up)
         .map(|interface| format!(", no link on {}", interface.name));
-    for problem in apart.chain(unlinked) {
+    let refused = status.policy.error.as_ref();
+    let refused = refused.map(|_| ", newer rules REFUSED".to_owned());
+    for problem in apart.chain(unlinked).chain(refused) {
         good = false;
         line += &problem;
     }
@@ -150,6 +152,29 @@ fn facts(status: &Status, now_ns: u64, output: &mut Output) -> Result<(), Error>
         flows.owned,
         flows.held_packets,
         plural(flows.held_packets)
+    ))?;
+    let policy = &status.policy;
+    output.line(format_args!(
+        "policy       generation {}, {}{}",
+        policy.generation,
+        policy.source,
+        if policy.error.is_some() {
+            "; newer rules cannot be used here: ravelin policy show"
+        } else {
+            ""
+        }
+    ))?;
+    let common = &status.common;
+    output.line(format_args!(
+        "common       {} block{}, {} user{}, {} expectation{}, {} tunnel{}",
+        common.blocks,
+        plural(common.blocks),
+        common.users,
+        plural(common.users),
+        common.expectations,
+        plural(common.expectations),
+        common.tunnels,
+        plural(common.tunnels)
     ))?;
     Ok(())
 }

@@ -11,8 +11,9 @@ use std::time::Duration;
 use nix::unistd::{Gid, Group, Uid, getgid, setfsgid, setfsuid};
 use serde_json::Value;
 use telemetry::control::{
-    BindError, Client, ClientError, Endpoint, FailureKind, Flow, FlowFilter, FlowRole, Handler,
-    Limits, Pong, Proto, Request, Responder, Server, Status, Stop, Version,
+    BindError, BlockRequest, Blocked, Change, Client, ClientError, Endpoint, FailureKind, Flow,
+    FlowFilter, FlowRole, Handler, Limits, LoggedIn, POLICY_BYTES_MAX, PolicyLoaded, PolicyRequest,
+    Pong, Proto, REQUEST_BYTES_MAX, Request, Responder, Server, Status, Stop, UserRequest, Version,
 };
 use telemetry::counters::{CounterQuery, CounterReport, CounterValue};
 
@@ -50,6 +51,29 @@ impl Handler for Fixed {
                 }],
                 sum: [("rx".into(), 1)].into(),
             }),
+            Request::User(UserRequest::List) => {
+                for n in 0..3 {
+                    responder.user(&logged_in(n)).unwrap();
+                }
+                let stop = responder.block(&blocked());
+                assert_eq!(stop, Err(Stop::Unwanted), "a block in a list of users");
+            }
+            Request::Block(BlockRequest::List) => {}
+            Request::Block(BlockRequest::Add { net, note, .. }) => responder.change(&Change {
+                entries: 1,
+                replaced: Some(format!("{net} {note}")),
+                ..Change::default()
+            }),
+            Request::Policy(PolicyRequest::Load { text, source }) => {
+                responder.policy_loaded(&PolicyLoaded {
+                    rules: text.len() as u64,
+                    warnings: vec![source],
+                    ..PolicyLoaded::default()
+                });
+            }
+            Request::User(_) | Request::Block(_) | Request::Policy(_) | Request::Expect(_) => {
+                responder.fail(FailureKind::Invalid, "not that");
+            }
             Request::Flows { filter, .. } => {
                 if filter.zone.as_deref() == Some("broken") {
                     responder.flow(&self.flows[0]).unwrap();
@@ -96,6 +120,62 @@ fn fixed(flows: u16) -> Fixed {
         flows: (0..flows).map(flow).collect(),
         ..Fixed::default()
     }
+}
+
+fn logged_in(n: u8) -> LoggedIn {
+    LoggedIn {
+        name: format!("user{n}"),
+        address: IpAddr::from([10, 1, 0, n]),
+        groups: vec!["staff".into()],
+        left_s: (n > 0).then_some(u64::from(n)),
+        node: "n1".into(),
+    }
+}
+
+fn blocked() -> Blocked {
+    Blocked {
+        net: "10.0.0.0/8".parse().unwrap(),
+        reason: "operator".into(),
+        note: String::new(),
+        left_s: None,
+        node: "n1".into(),
+    }
+}
+
+#[test]
+fn common_state_is_listed_and_changed() {
+    let place = Place::new();
+    let _server = place.serve(Fixed::default());
+    let mut client = Client::connect(&place.path()).unwrap();
+    let users: Vec<LoggedIn> = client.list(&Request::User(UserRequest::List)).unwrap();
+    assert_eq!(users, (0..3).map(logged_in).collect::<Vec<_>>());
+    let blocks: Vec<Blocked> = client.list(&Request::Block(BlockRequest::List)).unwrap();
+    assert_eq!(blocks, []);
+    let add = Request::Block(BlockRequest::Add {
+        net: "fd00::/8".parse().unwrap(),
+        for_ms: None,
+        note: "why".into(),
+    });
+    let change: Change = client.ask(&add).unwrap();
+    assert_eq!(change.replaced.as_deref(), Some("fd00::/8 why"));
+    // The longest policy, of what takes the most room on the line, in one request.
+    let load = Request::Policy(PolicyRequest::Load {
+        text: "\n".repeat(POLICY_BYTES_MAX),
+        source: "rules.toml".into(),
+    });
+    let loaded: PolicyLoaded = client.ask(&load).unwrap();
+    assert_eq!(loaded.rules, POLICY_BYTES_MAX as u64);
+    assert_eq!(loaded.warnings, ["rules.toml"]);
+    // A refusal leaves the connection in order.
+    let refused = client.list::<LoggedIn>(&Request::Policy(PolicyRequest::Show));
+    assert!(
+        matches!(&refused, Err(ClientError::Refused(f)) if f.kind == FailureKind::Invalid),
+        "{refused:?}"
+    );
+    assert_eq!(
+        client.ask::<Pong>(&Request::Ping).unwrap(),
+        Pong { pong: true }
+    );
 }
 
 struct Place(tempfile::TempDir);
@@ -269,8 +349,8 @@ fn an_oversized_line_is_refused_and_ends_the_connection() {
     let place = Place::new();
     let _server = place.serve(fixed(0));
     let (mut out, mut answers) = place.raw();
-    // The daemon stops reading at 64 KiB and closes, so the rest of the write may fail.
-    let _ = out.write_all(&vec![b'x'; 300 * 1024]);
+    // The daemon stops reading at the limit and closes, so the rest of the write may fail.
+    let _ = out.write_all(&vec![b'x'; REQUEST_BYTES_MAX + 300 * 1024]);
     assert_eq!(line(&mut answers)["error"]["kind"], "too_long");
     let mut rest = Vec::new();
     match answers.read_to_end(&mut rest) {

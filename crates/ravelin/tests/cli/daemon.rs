@@ -36,6 +36,8 @@ redundancy   whole for AGE, 0 slots pending
 takeover     171 slots in epoch 6, first packet after 12.500 ms, AGE ago
 replication  4000 flows, 9000 records sent, 8000 received, 12 not acknowledged yet
 flows        12000 live of 1000000, 4000 owned, 1 packet held
+policy       generation 4, rules.toml
+common       2 blocks, 1 user, 0 expectations, 0 tunnels
 
 MEMBER  ID  STATE   LAST HEARD  BACKUPS
 n1       1  active   this node  n2
@@ -82,6 +84,9 @@ fn status_as_json_is_what_the_daemon_said() {
         "/flows/held_packets",
         "/interfaces/0/rx_missed",
         "/cores/0/busy_permille",
+        "/policy/generation",
+        "/policy/error",
+        "/common/blocks",
     ] {
         assert!(json.pointer(pointer).is_some(), "{pointer}");
     }
@@ -289,9 +294,17 @@ fn the_socket_may_come_from_the_environment() {
 #[test]
 fn errors_are_one_line_with_their_status() {
     let missing = "/nonexistent/ravelind.sock";
-    for command in ["status", "flows", "counters"] {
-        let ran = run(&[command, "--socket", missing]);
-        assert_eq!((ran.status, ran.stdout.as_str()), (1, ""), "{command}");
+    for command in [
+        &["status"][..],
+        &["flows"],
+        &["counters"],
+        &["user", "list"],
+        &["block", "del", "10.0.0.0/8"],
+        &["policy", "show"],
+        &["expect", "list"],
+    ] {
+        let ran = run(&[command, &["--socket", missing]].concat());
+        assert_eq!((ran.status, ran.stdout.as_str()), (1, ""), "{command:?}");
         assert_eq!(
             ran.stderr,
             format!(

@@ -1,5 +1,6 @@
 //! The built `ravelin`, as users and scripts run it: what it prints, where, and how it ends.
 
+mod common;
 mod daemon;
 mod files;
 mod support;

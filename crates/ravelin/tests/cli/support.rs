@@ -6,8 +6,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use telemetry::control::{
-    Core, Endpoint, Flow, FlowFilter, FlowRole, Flows, Handler, Interface, Limits, Member, Node,
-    Peer, Proto, Redundancy, Replication, Request, Responder, Server, Status, Takeover, View,
+    CommonEntries, Core, Endpoint, Flow, FlowFilter, FlowRole, Flows, Handler, Interface, Limits,
+    Member, Node, Peer, PolicyInForce, Proto, Redundancy, Replication, Request, Responder, Server,
+    Status, Takeover, View,
 };
 use telemetry::counters::{CounterQuery, CounterReport, CounterValue};
 
@@ -113,6 +114,9 @@ impl Handler for Fixed {
             Request::Counters { query } => {
                 let round = self.rounds.fetch_add(1, Ordering::Relaxed);
                 responder.counters(&counters(&query, round));
+            }
+            Request::User(_) | Request::Block(_) | Request::Policy(_) | Request::Expect(_) => {
+                crate::common::answer(request, responder);
             }
             Request::Flows { filter, .. } => {
                 let many = filter.zone.as_deref() == Some("many");
@@ -275,6 +279,17 @@ pub(crate) fn status() -> Status {
         },
         interfaces: vec![interface("inside", 1_234_567), interface("out0", 9)],
         cores: vec![core("worker0", 2, 875), core("sync", 1, 30)],
+        policy: PolicyInForce {
+            generation: 4,
+            source: "rules.toml".into(),
+            error: None,
+        },
+        common: CommonEntries {
+            blocks: 2,
+            users: 1,
+            expectations: 0,
+            tunnels: 0,
+        },
     }
 }
 

@@ -90,6 +90,19 @@ impl Client {
         })
     }
 
+    /// Asks for what has a list as its answer, other than flows; the whole list. `T` is the
+    /// element's type as [`Request`] tells, or [`serde_json::Value`].
+    pub fn list<T: DeserializeOwned>(&mut self, request: &Request) -> Result<Vec<T>, ClientError> {
+        self.send(request)?;
+        let lines = FlowLines {
+            client: self,
+            end: None,
+            failed: false,
+            flow: std::marker::PhantomData,
+        };
+        lines.collect()
+    }
+
     /// How many flows the filter wants.
     pub fn flow_count(&mut self, filter: FlowFilter) -> Result<ListEnd, ClientError> {
         self.ask(&Request::Flows {

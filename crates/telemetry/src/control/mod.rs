@@ -19,6 +19,7 @@
 //! [`ANSWER_BYTES_MAX`].
 
 mod client;
+mod common;
 mod filter;
 mod flow;
 mod line;
@@ -27,6 +28,10 @@ mod server;
 mod status;
 
 pub use client::{Client, ClientError, FlowLines};
+pub use common::{
+    BlockRequest, Blocked, Change, ExpectRequest, Expected, LoggedIn, POLICY_BYTES_MAX,
+    PolicyLoaded, PolicyNode, PolicyRefusal, PolicyRequest, PolicyShown, UserRequest,
+};
 pub use filter::{FilterError, FlowFilter, PortRange};
 pub use flow::{Flow, FlowFacts, FlowRole, Proto};
 pub use protocol::{
@@ -35,5 +40,6 @@ pub use protocol::{
 };
 pub use server::{BindError, Bound, Endpoint, Handler, Limits, Responder, Server, Stop};
 pub use status::{
-    Core, Flows, Interface, Member, Node, Peer, Redundancy, Replication, Status, Takeover, View,
+    CommonEntries, Core, Flows, Interface, Member, Node, Peer, PolicyInForce, Redundancy,
+    Replication, Status, Takeover, View,
 };

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::FlowFilter;
+use super::{BlockRequest, ExpectRequest, FlowFilter, PolicyRequest, UserRequest};
 use crate::counters::CounterQuery;
 
 /// The version of the protocol. Raised when a request or answer changes its meaning or loses a
@@ -13,8 +13,9 @@ pub const PROTOCOL: u32 = 1;
 /// Where `ravelind` listens by default.
 pub const SOCKET: &str = "/run/ravelin/ravelind.sock";
 
-/// The longest request line in bytes, its newline included.
-pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// The longest request line in bytes, its newline included: the longest policy fits, also one whose
+/// every byte JSON escapes. (What TOML allows in a text takes two bytes then.)
+pub const REQUEST_BYTES_MAX: usize = 2 * super::POLICY_BYTES_MAX + 64 * 1024;
 
 /// The longest answer line in bytes, its newline included: the counters of 64 cores fit well.
 pub const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -44,11 +45,20 @@ pub enum Request {
         #[serde(default)]
         query: CounterQuery,
     },
+    /// Who is logged in, and who shall be?
+    User(UserRequest),
+    /// What is blocked, and what shall be?
+    Block(BlockRequest),
+    /// Which rules are in force, and which shall be?
+    Policy(PolicyRequest),
+    /// Which related connections are expected?
+    Expect(ExpectRequest),
 }
 
 impl Request {
     /// The `ask` values that a daemon of this [`PROTOCOL`] knows, for error messages.
-    const NAMES: &'static str = "ping, version, status, flows, counters";
+    const NAMES: &'static str =
+        "ping, version, status, flows, counters, user, block, policy, expect";
 
     /// The line that carries the request, with its newline.
     pub(super) fn to_line(&self) -> Vec<u8> {
@@ -149,6 +159,10 @@ pub enum FailureKind {
     TooLong,
     /// Too many clients at once. The daemon closes the connection.
     Busy,
+    /// The request is understood, and what it wants is refused as wrong.
+    Invalid,
+    /// What the request wants to change is not there.
+    Absent,
     /// The daemon cannot answer now, for example since it is still starting.
     Unavailable,
     /// The daemon did not answer: a fault of its own.
@@ -186,6 +200,23 @@ mod tests {
                     scope: Some("sync".into()),
                 },
             },
+            Request::User(UserRequest::Login {
+                name: "alice".into(),
+                address: "fd00::7".parse().unwrap(),
+                groups: vec!["staff".into()],
+                for_ms: Some(1),
+            }),
+            Request::User(UserRequest::List),
+            Request::Block(BlockRequest::Add {
+                net: "10.1.0.0/16".parse().unwrap(),
+                for_ms: None,
+                note: "a \"note\"\n".into(),
+            }),
+            Request::Policy(PolicyRequest::Load {
+                text: "[[rule]]\nname = \"\u{1}\"".into(),
+                source: "r.toml".into(),
+            }),
+            Request::Expect(ExpectRequest::List),
         ] {
             let line = request.to_line();
             assert_eq!(line.iter().position(|b| *b == b'\n'), Some(line.len() - 1));
@@ -233,6 +264,16 @@ mod tests {
                 r#"{"protocol":1,"ask":"flows","filter":{"sorce":"10.0.0.0/8"}}"#,
                 FailureKind::BadRequest,
                 "unknown field `sorce`",
+            ),
+            (
+                r#"{"protocol":1,"ask":"user","do":"login","name":"a","address":"10.0.0.1","group":"x"}"#,
+                FailureKind::BadRequest,
+                "unknown field `group`",
+            ),
+            (
+                r#"{"protocol":1,"ask":"block","do":"add","net":"10.0.0.0/33"}"#,
+                FailureKind::BadRequest,
+                "invalid IP address syntax",
             ),
             (
                 r#"{"protocol":1,"ask":"flows","filter":{"port":"90-80"}}"#,

@@ -14,8 +14,9 @@ use serde::Serialize;
 use super::line::{LineError, Lines};
 use super::protocol::ErrorLine;
 use super::{
-    ANSWER_BYTES_MAX, Failure, FailureKind, Flow, ListEnd, PROTOCOL, Pong, REQUEST_BYTES_MAX,
-    Request, Status, Version,
+    ANSWER_BYTES_MAX, BlockRequest, Blocked, Change, ExpectRequest, Expected, Failure, FailureKind,
+    Flow, ListEnd, LoggedIn, PROTOCOL, PolicyLoaded, PolicyRequest, PolicyShown, Pong,
+    REQUEST_BYTES_MAX, Request, Status, UserRequest, Version,
 };
 use crate::counters::CounterReport;
 
@@ -278,6 +279,12 @@ enum Kind {
     Status,
     Counters,
     Flows { limit: u64, count_only: bool },
+    Change,
+    PolicyLoaded,
+    PolicyShown,
+    Users,
+    Blocks,
+    Expectations,
 }
 
 #[derive(Debug)]
@@ -312,6 +319,13 @@ impl<'a> Responder<'a> {
                 limit: filter.limit.unwrap_or(u64::MAX),
                 count_only: *count,
             },
+            Request::User(UserRequest::List) => Kind::Users,
+            Request::Block(BlockRequest::List) => Kind::Blocks,
+            Request::User(UserRequest::Login { .. } | UserRequest::Logout { .. })
+            | Request::Block(BlockRequest::Add { .. } | BlockRequest::Del { .. }) => Kind::Change,
+            Request::Policy(PolicyRequest::Load { .. }) => Kind::PolicyLoaded,
+            Request::Policy(PolicyRequest::Show) => Kind::PolicyShown,
+            Request::Expect(ExpectRequest::List) => Kind::Expectations,
         };
         Self {
             out: BufWriter::with_capacity(32 * 1024, stream),
@@ -345,6 +359,49 @@ impl<'a> Responder<'a> {
     /// Answers [`Request::Counters`].
     pub fn counters(&mut self, report: &CounterReport) {
         self.answer(Kind::Counters, report);
+    }
+
+    /// Answers a request that changes common state.
+    pub fn change(&mut self, change: &Change) {
+        self.answer(Kind::Change, change);
+    }
+
+    /// Answers [`PolicyRequest::Load`].
+    pub fn policy_loaded(&mut self, loaded: &PolicyLoaded) {
+        self.answer(Kind::PolicyLoaded, loaded);
+    }
+
+    /// Answers [`PolicyRequest::Show`].
+    pub fn policy_shown(&mut self, shown: &PolicyShown) {
+        self.answer(Kind::PolicyShown, shown);
+    }
+
+    /// Adds a user to the answer to [`UserRequest::List`]. The list's end goes out when the
+    /// handler returns.
+    pub fn user(&mut self, user: &LoggedIn) -> Result<(), Stop> {
+        self.element(Kind::Users, user)
+    }
+
+    /// Adds a network to the answer to [`BlockRequest::List`], likewise.
+    pub fn block(&mut self, block: &Blocked) -> Result<(), Stop> {
+        self.element(Kind::Blocks, block)
+    }
+
+    /// Adds a connection to the answer to [`ExpectRequest::List`], likewise.
+    pub fn expectation(&mut self, expected: &Expected) -> Result<(), Stop> {
+        self.element(Kind::Expectations, expected)
+    }
+
+    fn element(&mut self, kind: Kind, element: &impl Serialize) -> Result<(), Stop> {
+        match &mut self.progress {
+            Progress::Open { count, .. } if kind == self.wanted => *count += 1,
+            _ => return Err(Stop::Unwanted),
+        }
+        self.write(&line_of(element));
+        match self.progress {
+            Progress::Lost(_) => Err(Stop::Unwanted),
+            _ => Ok(()),
+        }
     }
 
     /// Adds a flow to the answer to [`Request::Flows`]. The caller has applied the filter, but
@@ -409,7 +466,10 @@ impl<'a> Responder<'a> {
     /// Ends a list, complains about an answer that was not given, and sends what is buffered.
     fn finish(mut self) -> io::Result<()> {
         match (&self.progress, self.wanted) {
-            (&Progress::Open { count, truncated }, Kind::Flows { .. }) => {
+            (
+                &Progress::Open { count, truncated },
+                Kind::Flows { .. } | Kind::Users | Kind::Blocks | Kind::Expectations,
+            ) => {
                 let end = ListEnd {
                     end: true,
                     count,

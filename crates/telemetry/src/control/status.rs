@@ -22,6 +22,12 @@ pub struct Status {
     pub replication: Replication,
     /// Its flow table.
     pub flows: Flows,
+    /// The rules that are in force.
+    #[serde(default)]
+    pub policy: PolicyInForce,
+    /// The common state that it has.
+    #[serde(default)]
+    pub common: CommonEntries,
     /// Its interfaces, in the order of the configuration.
     pub interfaces: Vec<Interface>,
     /// Its cores.
@@ -147,6 +153,31 @@ pub struct Flows {
     pub capacity: u64,
     /// Packets that wait for an acknowledgement now.
     pub held_packets: u64,
+}
+
+/// Which rules are in force.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PolicyInForce {
+    /// Their number: 1 for those of the configuration.
+    pub generation: u32,
+    /// Where they come from: the configuration's file, or what the loaded text was called.
+    pub source: String,
+    /// Why newer rules, which other nodes may have, could not be used; null when these are the
+    /// newest.
+    pub error: Option<String>,
+}
+
+/// Common state, which every node has: how many entries of each kind.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CommonEntries {
+    /// Blocked networks.
+    pub blocks: u64,
+    /// Users who are logged in.
+    pub users: u64,
+    /// Related connections that are expected.
+    pub expectations: u64,
+    /// VPN tunnels.
+    pub tunnels: u64,
 }
 
 /// An interface.
