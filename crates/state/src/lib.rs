@@ -20,9 +20,10 @@ pub use archive::{ArchivedFlowBatch, FlowBatch, InvalidRecord};
 pub use clock::{HybridClock, Stamp};
 pub use common::{
     ArchivedCommonBatch, Block, BlockReason, COMMON_MAX, CommonBatch, CommonEntry, CommonError,
-    CommonFull, CommonKey, CommonKind, CommonKinds, CommonMap, CommonValue, Expectation,
-    ExpectationKey, GROUPS_MAX, InvalidCommon, LEASE_LEN, Lease, NAME_BYTES_MAX, NOTE_BYTES_MAX,
-    Net, POLICY_BYTES_MAX, PolicyText, Secret, Suite, TOMBSTONES_MAX, Tunnel, User,
+    CommonFull, CommonKey, CommonKind, CommonKinds, CommonMap, CommonValue, ERROR_BYTES_MAX,
+    Expectation, ExpectationKey, GROUPS_MAX, InvalidCommon, LEASE_LEN, Lease, NAME_BYTES_MAX,
+    NOTE_BYTES_MAX, Net, POLICY_BYTES_MAX, PolicyAt, PolicyText, Secret, Suite, TOMBSTONES_MAX,
+    Tunnel, User,
 };
 pub use flow::{Class, FlowRecord, Life, Mark, Nat, Progress, SyncMode, Verdict};
 pub use key::{Dir, FlowKey, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, v4_mapped};

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use state::{
     ArchivedCommonBatch, Block, BlockReason, COMMON_MAX, CommonBatch, CommonEntry, CommonError,
     CommonFull, CommonKey, CommonKind, CommonMap, CommonValue, Expectation, ExpectationKey,
-    FlowKey, HybridClock, InvalidCommon, LEASE_LEN, Lease, NOTE_BYTES_MAX, Net, NodeId, PolicyText,
-    Secret, Stamp, Suite, SyncMode, TOMBSTONES_MAX, Tunnel, User, v4_mapped,
+    FlowKey, HybridClock, InvalidCommon, LEASE_LEN, Lease, NOTE_BYTES_MAX, Net, NodeId, PolicyAt,
+    PolicyText, Secret, Stamp, Suite, SyncMode, TOMBSTONES_MAX, Tunnel, User, v4_mapped,
 };
 
 fn node(id: u8) -> NodeId {
@@ -132,7 +132,21 @@ fn said() -> impl Strategy<Value = (CommonKey, CommonValue)> {
         };
         (CommonKey::Policy, CommonValue::Policy(policy))
     });
-    prop_oneof![block, user, expectation, tunnel, lease, policy]
+    let policy_at = (
+        0..32u8,
+        any::<u32>(),
+        any::<u32>(),
+        prop::option::of(text()),
+    )
+        .prop_map(|(of, generation, tried, error)| {
+            let at = PolicyAt {
+                generation,
+                tried,
+                error,
+            };
+            (CommonKey::PolicyAt(node(of)), CommonValue::PolicyAt(at))
+        });
+    prop_oneof![block, user, expectation, tunnel, lease, policy, policy_at]
 }
 
 fn entry() -> impl Strategy<Value = CommonEntry> {

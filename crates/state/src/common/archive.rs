@@ -6,8 +6,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 use super::key::CommonKey;
 use super::map::CommonError;
 use super::value::{
-    Block, BlockReason, CommonEntry, CommonValue, Expectation, GROUPS_MAX, Lease, PolicyText,
-    Secret, Suite, Tunnel, User,
+    Block, BlockReason, CommonEntry, CommonValue, Expectation, GROUPS_MAX, Lease, PolicyAt,
+    PolicyText, Secret, Suite, Tunnel, User,
 };
 use crate::clock::Stamp;
 use crate::flow::SyncMode;
@@ -150,6 +150,11 @@ enum WireValue {
         text: String,
         note: String,
     },
+    PolicyAt {
+        generation: u32,
+        tried: u32,
+        error: Option<String>,
+    },
 }
 
 /// Shows no content: it may be key material.
@@ -200,6 +205,11 @@ impl WireValue {
                 generation: policy.generation,
                 text: policy.text.clone(),
                 note: policy.note.clone(),
+            },
+            CommonValue::PolicyAt(at) => Self::PolicyAt {
+                generation: at.generation,
+                tried: at.tried,
+                error: at.error.clone(),
             },
         }
     }
@@ -334,6 +344,15 @@ impl ArchivedWireValue {
                 generation: generation.to_native(),
                 text: text.as_str().to_owned(),
                 note: note.as_str().to_owned(),
+            }),
+            Self::PolicyAt {
+                generation,
+                tried,
+                error,
+            } => CommonValue::PolicyAt(PolicyAt {
+                generation: generation.to_native(),
+                tried: tried.to_native(),
+                error: error.as_ref().map(|error| error.as_str().to_owned()),
             }),
         })
     }

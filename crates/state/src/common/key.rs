@@ -85,6 +85,8 @@ pub enum CommonKey {
     },
     /// The text of the policy.
     Policy,
+    /// Which policy a node has, as that node says.
+    PolicyAt(NodeId),
 }
 
 impl CommonKey {
@@ -100,6 +102,7 @@ impl CommonKey {
             Self::Tunnel(_) => CommonKind::Tunnel,
             Self::Lease { .. } => CommonKind::Lease,
             Self::Policy => CommonKind::Policy,
+            Self::PolicyAt(_) => CommonKind::PolicyAt,
         }
     }
 
@@ -126,6 +129,7 @@ impl CommonKey {
                 out[5] = node.raw();
             }
             Self::Policy => {}
+            Self::PolicyAt(node) => out[1] = node.raw(),
         }
         out
     }
@@ -150,6 +154,7 @@ impl CommonKey {
                 node: NodeId::new(bytes[5])?,
             },
             CommonKind::Policy => Self::Policy,
+            CommonKind::PolicyAt => Self::PolicyAt(NodeId::new(bytes[1])?),
         };
         // Host bits, a flag other than 0 and 1, anything behind the fields: another form.
         (key.to_bytes() == *bytes).then_some(key)
@@ -172,17 +177,20 @@ pub enum CommonKind {
     Lease = 4,
     /// The policy.
     Policy = 5,
+    /// What became of the policy on a node.
+    PolicyAt = 6,
 }
 
 impl CommonKind {
     /// All kinds, in ascending order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Expectation,
         Self::Block,
         Self::User,
         Self::Tunnel,
         Self::Lease,
         Self::Policy,
+        Self::PolicyAt,
     ];
 
     /// The kind as people read it.
@@ -194,6 +202,7 @@ impl CommonKind {
             Self::Tunnel => "tunnel",
             Self::Lease => "lease",
             Self::Policy => "policy",
+            Self::PolicyAt => "policy of a node",
         }
     }
 

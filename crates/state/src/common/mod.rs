@@ -16,6 +16,7 @@ pub use archive::{ArchivedCommonBatch, CommonBatch, InvalidCommon};
 pub use key::{CommonKey, CommonKind, CommonKinds, ExpectationKey, Net};
 pub use map::{COMMON_MAX, CommonError, CommonFull, CommonMap, TOMBSTONES_MAX};
 pub use value::{
-    Block, BlockReason, CommonEntry, CommonValue, Expectation, GROUPS_MAX, LEASE_LEN, Lease,
-    NAME_BYTES_MAX, NOTE_BYTES_MAX, POLICY_BYTES_MAX, PolicyText, Secret, Suite, Tunnel, User,
+    Block, BlockReason, CommonEntry, CommonValue, ERROR_BYTES_MAX, Expectation, GROUPS_MAX,
+    LEASE_LEN, Lease, NAME_BYTES_MAX, NOTE_BYTES_MAX, POLICY_BYTES_MAX, PolicyAt, PolicyText,
+    Secret, Suite, Tunnel, User,
 };

@@ -16,6 +16,8 @@ pub const NAME_BYTES_MAX: usize = 64;
 pub const GROUPS_MAX: usize = 32;
 /// The longest text of a policy, in bytes.
 pub const POLICY_BYTES_MAX: usize = 512 << 10;
+/// The longest error that a node tells of a policy, in bytes.
+pub const ERROR_BYTES_MAX: usize = 4 << 10;
 /// How many packet counters a lease has. Leases start at multiples of it.
 pub const LEASE_LEN: u64 = 1 << 24;
 
@@ -175,6 +177,18 @@ pub struct PolicyText {
     pub note: String,
 }
 
+/// Which rule set a node has. The node itself writes it, so that whoever loads a policy learns what
+/// became of it there.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PolicyAt {
+    /// The rule set that is in force there.
+    pub generation: u32,
+    /// The greatest rule set that it has tried; greater than `generation` when it could not use it.
+    pub tried: u32,
+    /// Why it could not.
+    pub error: Option<String>,
+}
+
 /// What an entry of common state says.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum CommonValue {
@@ -190,6 +204,8 @@ pub enum CommonValue {
     Lease(Lease),
     /// Under [`CommonKey::Policy`].
     Policy(PolicyText),
+    /// Under [`CommonKey::PolicyAt`].
+    PolicyAt(PolicyAt),
 }
 
 impl CommonValue {
@@ -202,6 +218,7 @@ impl CommonValue {
             Self::Tunnel(_) => CommonKind::Tunnel,
             Self::Lease(_) => CommonKind::Lease,
             Self::Policy(_) => CommonKind::Policy,
+            Self::PolicyAt(_) => CommonKind::PolicyAt,
         }
     }
 
@@ -253,6 +270,10 @@ impl CommonValue {
                 within("note", policy.note.len(), NOTE_BYTES_MAX)?;
                 within("policy", policy.text.len(), POLICY_BYTES_MAX)
             }
+            Self::PolicyAt(at) => {
+                let len = at.error.as_ref().map_or(0, String::len);
+                within("policy error", len, ERROR_BYTES_MAX)
+            }
         }
     }
 
@@ -272,6 +293,7 @@ impl CommonValue {
                 }
                 Self::Tunnel(tunnel) => tunnel.key_in.0.len() + tunnel.key_out.0.len(),
                 Self::Policy(policy) => policy.text.len() + policy.note.len(),
+                Self::PolicyAt(at) => at.error.as_ref().map_or(0, String::len),
                 Self::Expectation(_) | Self::Lease(_) => 0,
             }
     }
