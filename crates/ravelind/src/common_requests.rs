@@ -114,6 +114,22 @@ impl Common {
         }
     }
 
+    /// Brings rules that were offered into force, and ends what has lived its life; the main thread
+    /// calls it many times a second.
+    pub(crate) fn tend(&self) {
+        self.store.tend();
+        if self.policies.pending() && self.policies.take_up().is_some() {
+            self.tell_policy();
+        }
+    }
+
+    /// Says which rules this node has.
+    pub(crate) fn tell_policy(&self) {
+        let key = CommonKey::PolicyAt(self.config.node);
+        let told = CommonValue::PolicyAt(self.policies.told());
+        self.store.put_later(key, told);
+    }
+
     fn change_user(&self, request: UserRequest) -> Answer<Change> {
         match request {
             UserRequest::Login {
@@ -481,7 +497,9 @@ fn check_life(for_ms: Option<u64>) -> Answer<()> {
     if for_ms.is_none_or(|ms| LIFE_MS.contains(&ms)) {
         return Ok(());
     }
-    Err(invalid("a life out of range; ask for 1s to 3650d, or for none"))
+    Err(invalid(
+        "a life out of range; ask for 1s to 3650d, or for none",
+    ))
 }
 
 fn check_login(config: &Config, name: &str, address: IpAddr, groups: &[String]) -> Answer<()> {
@@ -490,7 +508,9 @@ fn check_login(config: &Config, name: &str, address: IpAddr, groups: &[String]) 
     }
     if groups.len() > GROUPS_MAX {
         let len = groups.len();
-        return Err(invalid(format!("{len} groups; a user has at most {GROUPS_MAX}")));
+        return Err(invalid(format!(
+            "{len} groups; a user has at most {GROUPS_MAX}"
+        )));
     }
     let address = address.to_canonical();
     let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
@@ -570,6 +590,7 @@ fn ip_net(net: Net) -> IpNet {
 fn failure(error: StoreError) -> Failure {
     let kind = match error {
         StoreError::Refused(_) => FailureKind::Invalid,
+        StoreError::Unavailable(_) => FailureKind::Unavailable,
     };
     let message = error.to_string();
     Failure { kind, message }
@@ -588,3 +609,6 @@ fn absent(message: String) -> Failure {
         message,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! What the control socket answers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use config::Config;
 use engine::{FlowPage, FlowSeen, WorkerShared};
 use parking_lot::Mutex;
 use rtrb::{Consumer, Producer};
-use state::{NodeId, SyncMode, TcpPhase};
+use state::{NodeId, TcpPhase};
 use telemetry::control::{
     Core, FailureKind, Flow, FlowRole, Flows, Handler, Interface, Member, Node, Peer, Proto,
     Redundancy, Replication, Request, Responder, Status, Takeover, View,
@@ -17,7 +17,9 @@ use telemetry::control::{
 use telemetry::counters::Registry;
 
 use crate::clock::monotonic_us;
+use crate::common_requests::{Common, sync_name};
 use crate::idle;
+use crate::policies::RuleNames;
 use crate::state::Board;
 
 /// Flows per page.
@@ -36,7 +38,7 @@ pub(crate) struct Answers {
     pub(crate) workers: Vec<Arc<WorkerShared>>,
     pub(crate) pages: Vec<Pages>,
     pub(crate) interfaces: Arc<Mutex<Vec<Interface>>>,
-    pub(crate) rules: HashMap<u32, String>,
+    pub(crate) common: Arc<Common>,
 }
 
 impl Handler for Answers {
@@ -46,6 +48,10 @@ impl Handler for Answers {
             Request::Version => responder.version(env!("CARGO_PKG_VERSION")),
             Request::Status => responder.status(&self.status()),
             Request::Counters { query } => responder.counters(&self.registry.report(&query)),
+            Request::User(request) => self.common.user(request, responder),
+            Request::Block(request) => self.common.block(request, responder),
+            Request::Policy(request) => self.common.policy(request, responder),
+            Request::Expect(request) => self.common.expect(request, responder),
             Request::Flows { filter, .. } => {
                 for worker in 0..self.pages.len() {
                     if !self.flows_of(worker, &filter, responder) {
@@ -66,6 +72,7 @@ impl Answers {
         responder: &mut Responder<'_>,
     ) -> bool {
         let mut rings = self.pages[worker].lock();
+        let rules = self.common.policies.names();
         // What a client left behind that gave up.
         while rings.1.pop().is_ok() {}
         let mut page = FlowPage {
@@ -96,7 +103,7 @@ impl Answers {
                 std::thread::sleep(Duration::from_micros(200));
             };
             for seen in &page.flows {
-                let flow = self.flow(seen);
+                let flow = self.flow(seen, &rules);
                 if filter.matches(&flow.facts()) && responder.flow(&flow).is_err() {
                     // Enough, or nobody listens any more.
                     return false;
@@ -106,7 +113,7 @@ impl Answers {
         true
     }
 
-    fn flow(&self, seen: &FlowSeen) -> Flow {
+    fn flow(&self, seen: &FlowSeen, rules: &RuleNames) -> Flow {
         let record = &seen.record;
         let origin = record.class.origin;
         let (src, sport) = record.key.source(origin);
@@ -135,17 +142,11 @@ impl Answers {
             slot: slot.index() as u16,
             zone_from: zone(record.class.zone_from),
             zone_to: zone(record.class.zone_to),
-            rule: match self.rules.get(&record.verdict.rule) {
+            rule: match rules.get(&record.verdict.rule) {
                 Some(name) => name.clone(),
                 None => format!("{:#010x}", record.verdict.rule),
             },
-            sync: match record.class.sync {
-                SyncMode::None => "none",
-                SyncMode::Delayed => "delayed",
-                SyncMode::Async => "async",
-                SyncMode::Ack => "ack",
-            }
-            .to_owned(),
+            sync: sync_name(record.class.sync).to_owned(),
             age_s: seen.age_s.into(),
             idle_s: seen.idle_s.into(),
             packets: by_origin(seen.local.packets),
@@ -206,6 +207,8 @@ impl Answers {
             takeover: self.takeover(),
             replication: self.replication(),
             flows: self.flow_totals(),
+            policy: self.common.policy_in_force(),
+            common: self.common.counts(),
             interfaces: self.interfaces.lock().clone(),
             cores: self.cores(now_us),
         }

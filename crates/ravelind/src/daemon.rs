@@ -1,6 +1,5 @@
 //! The daemon's life: read, check, build, run, end.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,13 +11,16 @@ use engine::{LogEntry, NodeShared, Policy, Snapshot};
 use membership::{Member, MemberState, View};
 use parking_lot::Mutex;
 use rtrb::Consumer;
-use state::NODES_MAX;
+use state::{CommonKind, CommonKinds, CommonMap, NODES_MAX};
 use telemetry::control::{Endpoint, Interface, Limits};
 use telemetry::counters::{Counts, Registry};
 
 use crate::clock::{monotonic_us, unix_ms};
+use crate::common_requests::{Common, policy_of};
+use crate::common_store::{CommonStore, LocalStore, NoStore};
 use crate::control::Answers;
 use crate::error::Error;
+use crate::policies::Policies;
 use crate::ports::Ports;
 use crate::state::{Board, Busy};
 use crate::{member, sync, workers};
@@ -68,6 +70,7 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         first_view(&config),
         Policy::new(&config.rules),
     ));
+    let policies = Arc::new(Policies::new(&config.rules, path.to_owned(), node.clone()));
     let board = Arc::new(Board {
         view: Arc::new(Snapshot::new(first_view(&config))),
         node: node.clone(),
@@ -103,6 +106,13 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         registry.register("membership", &member_counts.reader());
     }
     let interfaces = Arc::new(Mutex::new(interface_reports(&config, &ports)));
+    let common = Arc::new(Common {
+        store: common_store(&config, &policies),
+        config: config.clone(),
+        board: board.clone(),
+        policies: policies.clone(),
+    });
+    common.tell_policy();
     let answers = Answers {
         config: config.clone(),
         board: board.clone(),
@@ -110,12 +120,7 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         workers: shared.clone(),
         pages,
         interfaces: interfaces.clone(),
-        rules: config
-            .rules
-            .rules()
-            .iter()
-            .map(|r| (r.id(), r.name.clone()))
-            .collect(),
+        common: common.clone(),
     };
     let server = socket
         .serve(answers, Limits::default())
@@ -177,7 +182,6 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
 
     if result.is_ok() {
         tracing::info!("{} is up: {} workers", config.name, worker_threads.len());
-        let rules = config.rules.rules();
         result = loop {
             if let Some(signal) = signals.pending().next() {
                 tracing::info!("signal {signal}: ending");
@@ -192,7 +196,8 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
                 break Err(Error::CoreEnded(name));
             }
             *interfaces.lock() = interface_reports(&config, &ports);
-            log_decisions(&config, rules, &mut logs);
+            common.tend();
+            log_decisions(&config, &policies, &mut logs);
             std::thread::sleep(HOUSEKEEPING);
         };
     }
@@ -221,6 +226,23 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         tracing::warn!("{error}");
     }
     result
+}
+
+/// Where common state is kept.
+fn common_store(config: &Config, policies: &Arc<Policies>) -> Arc<dyn CommonStore> {
+    if config.cluster.is_some() {
+        return Arc::new(NoStore);
+    }
+    let policies = policies.clone();
+    let publish = move |map: &CommonMap, kinds: CommonKinds| {
+        if kinds.contains(CommonKind::Policy)
+            && let Some(entry) = map.of_kind(CommonKind::Policy, 0).next()
+            && let Some((text, by)) = policy_of(&entry)
+        {
+            policies.offer(text.clone(), by);
+        }
+    };
+    Arc::new(LocalStore::new(config.node, Box::new(publish)))
 }
 
 /// Before the membership core has spoken: a node alone owns everything, a member of a cluster
@@ -274,10 +296,10 @@ fn interface_reports(config: &Config, ports: &Ports) -> Vec<Interface> {
 }
 
 /// Writes what rules with `log = true` have decided.
-fn log_decisions(config: &Config, rules: &[policy::Rule], logs: &mut [Consumer<LogEntry>]) {
+fn log_decisions(config: &Config, policies: &Policies, logs: &mut [Consumer<LogEntry>]) {
     /// Lines per worker and look; the rest waits in the ring, and what finds that full is counted.
     const LINES: usize = 256;
-    let names: HashMap<u32, &str> = rules.iter().map(|r| (r.id(), r.name.as_str())).collect();
+    let names = policies.names();
     let zone = |id| config.rules.zones().name(id).unwrap_or("?");
     for log in logs {
         for _ in 0..LINES {
@@ -290,7 +312,7 @@ fn log_decisions(config: &Config, rules: &[policy::Rule], logs: &mut [Consumer<L
             };
             tracing::info!(
                 "rule {} {}: {} to {}, proto {}, {} port {} to {} port {}",
-                names.get(&d.rule_id).unwrap_or(&"default"),
+                names.get(&d.rule_id).map_or("default", String::as_str),
                 d.action,
                 zone(q.zone_from),
                 zone(q.zone_to),

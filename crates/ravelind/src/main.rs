@@ -2,12 +2,15 @@
 //! each module here adds is threads, rings, sockets and reports.
 
 mod clock;
+mod common_requests;
+mod common_store;
 mod control;
 mod daemon;
 mod error;
 mod idle;
 mod member;
 mod pin;
+mod policies;
 mod ports;
 mod state;
 mod sync;

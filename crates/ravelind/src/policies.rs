@@ -254,7 +254,11 @@ mod tests {
         assert!(!policies.pending());
         policies.offer(text(34, RULE), id(2));
         assert!(policies.pending());
-        assert_eq!(decides(&policies), (1, Action::Deny), "nobody compiles in a core");
+        assert_eq!(
+            decides(&policies),
+            (1, Action::Deny),
+            "nobody compiles in a core"
+        );
         let told = PolicyAt {
             generation: 34,
             tried: 34,
@@ -283,7 +287,10 @@ mod tests {
         let told = policies.take_up().unwrap();
         assert_eq!((told.generation, told.tried), (34, 65));
         let error = told.error.unwrap();
-        assert!(error.starts_with("new.toml:4:7: rule.all.to: zone \"dmz\""), "{error}");
+        assert!(
+            error.starts_with("new.toml:4:7: rule.all.to: zone \"dmz\""),
+            "{error}"
+        );
         assert_eq!(decides(&policies), (34, Action::Allow));
         // Told again: nothing new.
         policies.offer(text(65, &bad), id(1));
@@ -307,7 +314,10 @@ mod tests {
     fn two_nodes_never_give_one_number() {
         for known in [1, 31, 32, 33, 34, 1000] {
             let mut given: Vec<u32> = (0..32).map(|n| next_generation(known, id(n))).collect();
-            assert!(given.iter().all(|&g| known < g && g <= known + 32), "{given:?}");
+            assert!(
+                given.iter().all(|&g| known < g && g <= known + 32),
+                "{given:?}"
+            );
             given.sort_unstable();
             given.dedup();
             assert_eq!(given.len(), 32);
