@@ -2,7 +2,7 @@
 
 use flowtable::{FlowId, InsertError, Local, LocalFlags};
 use replication::{JobId, JobTarget, ToSync};
-use state::{FlowRecord, Life, NodeId, SlotSet, SyncMode, slot_of};
+use state::{FlowRecord, Life, NodeId, NodeSet, SlotSet, SyncMode, slot_of};
 
 use crate::counters::Counter;
 use crate::forward::NO_HOP;
@@ -76,6 +76,7 @@ impl<P: Port> Worker<P> {
             lsn,
             record: entry.record,
             idle_s,
+            handlers: NodeSet::EMPTY,
         };
         if self.links.to_sync.push(change).is_err() {
             let slot = slot_of(&entry.record.key);

@@ -48,4 +48,4 @@ pub use handover::{Drain, DrainRefused, HandOver, HandOverPhase};
 pub use heartbeat::{HEARTBEAT_BYTES, PROTOCOL_VERSION, Refusal};
 pub use membership::{Health, Membership, NotAMember};
 pub use output::{Death, Event, MemberStatus, Output, Said, Status};
-pub use view::{Member, MemberState, View};
+pub use view::{Distribution, Member, MemberState, View};

@@ -31,6 +31,18 @@ impl MemberState {
     }
 }
 
+/// How packets come to the nodes, which decides who handles a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Distribution {
+    /// Every node receives every frame and keeps those of the slots that it owns: the owner of a
+    /// slot alone handles its flows.
+    #[default]
+    Filter,
+    /// A router spreads packets over the nodes' own addresses: any node can handle any flow, and
+    /// synchronises it with the owner of its slot and the owner's targets.
+    Ecmp,
+}
+
 /// One configured member in a view.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Member {
@@ -158,6 +170,24 @@ impl View {
     pub fn holds(&self, node: NodeId, slot: Slot) -> bool {
         self.owner(slot)
             .is_some_and(|owner| owner == node || self.targets[owner.index()].contains(node))
+    }
+
+    /// Who else is to have what `me` knows of the slot's flows: its owner and the owner's targets.
+    /// For a slot that `me` owns those are its own targets; for one without owner it is nobody.
+    pub fn recipients(&self, me: NodeId, slot: Slot) -> NodeSet {
+        let Some(owner) = self.owner(slot) else {
+            return NodeSet::EMPTY;
+        };
+        let mut all = self.targets[owner.index()];
+        all.insert(owner);
+        all.remove(me);
+        all
+    }
+
+    /// All other members that are alive.
+    pub fn others(&self, me: NodeId) -> NodeSet {
+        let alive = |m: &&Member| m.state != MemberState::Dead && m.id != me;
+        self.members.iter().filter(alive).map(|m| m.id).collect()
     }
 
     /// The backup group of a node.

@@ -184,6 +184,50 @@ proptest! {
         cluster.change(&deaths)?;
     }
 
+    /// With `ecmp` any member handles any flow and tells the slot's recipients of it: when up to `k`
+    /// nodes die, whoever owns the slot then was told, or is the handler itself.
+    #[test]
+    fn what_a_handler_knows_is_with_every_heir(
+        config in configs(),
+        events in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 0..12),
+        dying in prop::collection::vec(any::<prop::sample::Index>(), 3),
+    ) {
+        let (n, k) = (config.members().len(), config.backups());
+        let mut cluster = Cluster::started(config);
+        for (at, dies) in events {
+            let at = at.index(n);
+            let next = match (cluster.states[at], dies) {
+                (Dead, _) => Joining,
+                (_, true) => Dead,
+                _ => Active,
+            };
+            cluster.change(&[(at, next)])?;
+        }
+        let before = cluster.view.clone();
+        let deaths: Vec<_> = dying.iter().take(k).map(|at| (at.index(n), Dead)).collect();
+        cluster.change(&deaths)?;
+        for handler in (0..n as u8).map(node) {
+            let alive = cluster.states[handler.index()] != Dead;
+            prop_assert_eq!(before.others(handler).len(), before
+                .members
+                .iter()
+                .filter(|m| m.state != Dead && m.id != handler)
+                .count());
+            for slot in Slot::all().filter(|_| alive) {
+                let told = before.recipients(handler, slot);
+                prop_assert!(!told.contains(handler));
+                let heir = cluster.view.owner(slot);
+                prop_assert!(
+                    heir.is_none_or(|heir| heir == handler || told.contains(heir)),
+                    "{} told {:?} of {:?}, which {:?} inherits", handler, told, slot, heir
+                );
+                if before.owns(handler, slot) {
+                    prop_assert_eq!(told, before.targets[handler.index()]);
+                }
+            }
+        }
+    }
+
     #[test]
     fn equal_inputs_give_equal_views(
         config in configs(),

@@ -69,6 +69,7 @@ fn measure(proto: u8, burst: u64) -> Cost {
                         lsn,
                         record,
                         idle_s: 0,
+                        handlers: NodeSet::EMPTY,
                     },
                     0,
                 );

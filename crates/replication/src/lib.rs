@@ -22,6 +22,7 @@ mod options;
 mod outbox;
 mod receiver;
 mod replicator;
+mod route;
 mod sender;
 mod status;
 mod target;

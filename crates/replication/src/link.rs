@@ -1,6 +1,6 @@
 //! What workers and the sync core tell each other. The rings that carry it are the daemon's.
 
-use state::{FlowRecord, NodeId, Slot, SlotSet};
+use state::{FlowRecord, NodeId, NodeSet, Slot, SlotSet};
 
 /// Names a scan of a worker's shard. Each job goes to all workers; each answers for itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -44,6 +44,9 @@ pub enum ToSync {
         record: FlowRecord,
         /// Seconds since its last packet.
         idle_s: u16,
+        /// With `ecmp`, who else handles the flow: they are told of it as well, if this node owns
+        /// its slot.
+        handlers: NodeSet,
     },
     /// A record for the peer of a snapshot job.
     Snapshot {
@@ -98,7 +101,8 @@ pub enum ToWorker {
     Apply {
         /// Chosen by the sync core.
         token: u64,
-        /// Who tells.
+        /// From whom. With `ecmp` one that does not own the slot of a flow handles the flow: others
+        /// are not sent.
         peer: NodeId,
         /// The records.
         records: Vec<(FlowRecord, u16)>,

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use state::{Dir, FlowRecord, Life, Progress};
+use state::{Dir, FlowRecord, Life, NodeId, NodeSet, Progress};
 
 /// One change.
 pub(crate) struct Entry {
@@ -10,8 +10,22 @@ pub(crate) struct Entry {
     pub(crate) idle_s: u16,
     /// When it came.
     pub(crate) at_us: u64,
+    /// For whom it is.
+    to: NodeSet,
+    /// Who else handles the flow.
+    handlers: NodeSet,
     /// How many of the log's changes up to this one opened a flow.
     opened: u64,
+}
+
+impl Entry {
+    pub(crate) fn is_for(&self, peer: NodeId) -> bool {
+        self.to.contains(peer)
+    }
+
+    pub(crate) fn to(&self) -> NodeSet {
+        self.to
+    }
 }
 
 /// Consecutive changes `first..next`.
@@ -47,12 +61,20 @@ impl Log {
         self.entries.len()
     }
 
-    pub(crate) fn push(&mut self, record: FlowRecord, idle_s: u16, at_us: u64) {
+    pub(crate) fn push(
+        &mut self,
+        (record, idle_s): (FlowRecord, u16),
+        at_us: u64,
+        to: NodeSet,
+        handlers: NodeSet,
+    ) {
         self.opened += u64::from(opens(&record));
         self.entries.push_back(Entry {
             record,
             idle_s,
             at_us,
+            to,
+            handlers,
             opened: self.opened,
         });
     }
@@ -87,6 +109,31 @@ impl Log {
             .saturating_sub(self.first)
             .min(self.entries.len() as u64) as usize;
         self.entries.range(skip..)
+    }
+
+    /// The changes from `lsn` on that are still there, with their numbers.
+    pub(crate) fn numbered(&self, lsn: u64) -> impl Iterator<Item = (u64, &Entry)> {
+        let lsn = lsn.max(self.first);
+        self.from(lsn)
+            .enumerate()
+            .map(move |(n, entry)| (lsn + n as u64, entry))
+    }
+
+    /// Decides anew for whom each change is; tells `gained` of each that is for somebody more.
+    pub(crate) fn reroute(
+        &mut self,
+        to: impl Fn(&FlowRecord, NodeSet) -> NodeSet,
+        mut gained: impl FnMut(u64, NodeSet),
+    ) {
+        let first = self.first;
+        for (n, entry) in self.entries.iter_mut().enumerate() {
+            let now = to(&entry.record, entry.handlers);
+            let more = NodeSet(now.0 & !entry.to.0);
+            entry.to = now;
+            if !more.is_empty() {
+                gained(first + n as u64, more);
+            }
+        }
     }
 
     /// How many of the log's changes opened a flow.

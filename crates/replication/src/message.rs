@@ -74,7 +74,7 @@ pub(crate) struct Start {
     pub(crate) next: u64,
 }
 
-/// Records `first..=last` of a stream's count.
+/// Records `first..=last` of a stream's count; of a log's, those that are for the receiver.
 #[derive(Archive, Serialize, Default, Debug)]
 pub(crate) struct Batch {
     pub(crate) incarnation: u64,
@@ -251,7 +251,8 @@ pub enum Violation {
         /// The stream.
         stream: u16,
     },
-    /// A count of records that does not go with the numbers of the batch.
+    /// A count of records that does not go with the numbers of the batch: as many in a snapshot, at
+    /// least one and no more among a log's.
     #[error("a batch {first}..={last} with {records} records")]
     Range {
         /// Its first number.

@@ -1,5 +1,6 @@
 //! What a replicator is told at its start.
 
+use membership::Distribution;
 use state::{NODES_MAX, NodeId};
 
 /// How many of the current targets must have acknowledged a change before it is released.
@@ -22,6 +23,8 @@ pub struct Options {
     pub cluster: u64,
     /// How many workers this node has, at least one.
     pub workers: usize,
+    /// Who handles flows, and so to whom changes go.
+    pub distribution: Distribution,
     /// When changes are released.
     pub hold_acks: HoldAcks,
     /// How many changes of one worker are kept for targets that have not acknowledged them.
@@ -58,6 +61,7 @@ impl Options {
             incarnation,
             cluster,
             workers,
+            distribution: Distribution::Filter,
             hold_acks: HoldAcks::All,
             log_records_max: 1 << 17,
             batch_records_max: 1024,

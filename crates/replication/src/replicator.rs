@@ -82,8 +82,10 @@ impl Replicator {
                 lsn,
                 record,
                 idle_s,
+                handlers,
             } => {
-                self.sender.change(worker, lsn, record, idle_s, shared);
+                self.sender
+                    .change(worker, lsn, (record, idle_s), handlers, shared);
             }
             ToSync::Snapshot {
                 job,

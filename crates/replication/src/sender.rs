@@ -1,10 +1,13 @@
 //! The sending half: logs, targets, releases, adoption, and the connections that this node dialed.
+//!
+//! A target is a node with a stream: with `filter` the node's targets in the view, with `ecmp` every
+//! other node. See [`Route`](crate::route::Route) for what is whose.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use membership::{MemberState, View};
-use state::{FlowRecord, NODES_MAX, NodeId, Slot, SlotSet};
+use state::{FlowRecord, NODES_MAX, NodeId, NodeSet, Slot, SlotSet};
 
 use crate::joining::Asks;
 use crate::log::Log;
@@ -14,6 +17,7 @@ use crate::message::{
 };
 use crate::options::{HoldAcks, Options};
 use crate::replicator::Shared;
+use crate::route::Route;
 use crate::status::{Counters, Event, Output, Status, TargetStatus};
 use crate::target::{
     Chunk, DeltaLane, FIRST_CHUNK_SLOTS, Flight, Packer, Snapshot, Target, Wire, slots_of_worker,
@@ -22,7 +26,7 @@ use crate::{JobId, JobTarget};
 
 pub(crate) struct Sender {
     options: Options,
-    view: Option<Arc<View>>,
+    pub(crate) route: Route,
     /// Slots that this node owns in the view.
     owned: SlotSet,
     /// By worker.
@@ -73,7 +77,7 @@ impl Sender {
         let flights = || (0..workers).map(|_| Flight::default()).collect();
         Self {
             packer: Packer::new(&options),
-            view: None,
+            route: Route::new(options.me, options.distribution),
             owned: SlotSet::empty(),
             logs: (0..workers).map(|_| Log::new()).collect(),
             released: vec![0; workers],
@@ -111,8 +115,8 @@ impl Sender {
         &mut self,
         worker: usize,
         lsn: u64,
-        record: FlowRecord,
-        idle_s: u16,
+        (record, idle_s): (FlowRecord, u16),
+        handlers: NodeSet,
         shared: &mut Shared,
     ) {
         let expected = self.logs[worker].next();
@@ -129,12 +133,14 @@ impl Sender {
             return;
         }
         if self.logs[worker].len() >= self.options.log_records_max {
+            self.skip(worker);
             self.truncate(worker);
         }
         if self.logs[worker].len() >= self.options.log_records_max {
             self.overflow(worker, shared);
         }
-        self.logs[worker].push(record, idle_s, shared.now_us);
+        let to = self.route.to(&record, handlers);
+        self.logs[worker].push((record, idle_s), shared.now_us, to, handlers);
     }
 
     pub(crate) fn snapshot_record(
@@ -245,9 +251,10 @@ impl Sender {
             self.adoption.remaining.remove(slot);
         }
         self.owned = owned;
+        let turn = self.route.view(view.clone());
 
         let mut wanted = BTreeMap::new();
-        for peer in view.targets[me.index()].iter().filter(|peer| *peer != me) {
+        for peer in self.route.peers().iter() {
             if let Some(member) = view.member(peer) {
                 wanted.insert(peer, *member);
             }
@@ -270,6 +277,13 @@ impl Sender {
                 slots: adopted.len(),
             });
         }
+        if !self.targets.is_empty() {
+            self.adoption.remaining.extend(&turn.foreign);
+        }
+        self.reroute(shared);
+        for (peer, gained) in &turn.gained {
+            self.gained(*peer, gained, &adopted, shared);
+        }
         for (peer, member) in wanted {
             let joining = member.state == MemberState::Joining;
             match self.targets.get_mut(&peer) {
@@ -286,7 +300,51 @@ impl Sender {
             self.alone(shared);
         }
         self.asks.view(me, &view);
-        self.view = Some(view);
+    }
+
+    /// A peer with a stream is to know more slots than before. It gets the owned ones in a snapshot;
+    /// foreign and adopted ones are told to all whom they concern. Where the log has given up a change
+    /// that is still held, a snapshot must come first in any case: see [`add_target`](Self::add_target).
+    fn gained(&mut self, peer: NodeId, slots: &SlotSet, adopted: &SlotSet, shared: &mut Shared) {
+        let workers = self.options.workers;
+        let Some(target) = self.targets.get_mut(&peer).filter(|_| !slots.is_empty()) else {
+            return;
+        };
+        let told = |slot: &Slot| self.owned.contains(*slot) && !adopted.contains(*slot);
+        let owned: SlotSet = slots.iter().filter(told).collect();
+        if !owned.is_empty() {
+            target.owe(&owned, workers, shared);
+        }
+        for (worker, (log, &released)) in self.logs.iter().zip(&self.released).enumerate() {
+            if log.first() > released + 1 {
+                let of_worker = |slot: &Slot| state::worker_of(*slot, workers) == worker;
+                let held: SlotSet = slots.iter().filter(of_worker).collect();
+                target.owe_first(worker, released, &held, shared);
+            }
+        }
+    }
+
+    /// Changes that are still in the log are for others now; a stream that has passed over one that
+    /// is for its peer now goes back to it.
+    fn reroute(&mut self, shared: &mut Shared) {
+        if !self.route.is_ecmp() {
+            return;
+        }
+        for (worker, log) in self.logs.iter_mut().enumerate() {
+            let mut first = [None; NODES_MAX];
+            let to = |record: &FlowRecord, handlers| self.route.to(record, handlers);
+            log.reroute(to, |lsn, more| {
+                for peer in more.iter() {
+                    first[peer.index()].get_or_insert(lsn);
+                }
+            });
+            for (peer, target) in &mut self.targets {
+                if let Some(lsn) = first[peer.index()] {
+                    let wire = &self.links[peer.index()].wire;
+                    target.rewind(worker, lsn, Some(wire), shared);
+                }
+            }
+        }
     }
 
     /// Sends, attaches, asks and releases whatever has become possible.
@@ -305,6 +363,7 @@ impl Sender {
         }
         self.pump_adoption(shared);
         for worker in 0..self.options.workers {
+            self.skip(worker);
             self.release(worker, shared);
             self.truncate(worker);
         }
@@ -318,9 +377,9 @@ impl Sender {
     pub(crate) fn status(&self, now_us: u64, counters: &Counters) -> Status {
         let target = |(peer, target): (&NodeId, &Target)| {
             let lag = |(log, lane): (&Log, &DeltaLane)| {
-                let oldest = log.from(lane.acked + 1).next();
+                let oldest = log.from(lane.done() + 1).next();
                 let age_us = oldest.map_or(0, |entry| now_us.saturating_sub(entry.at_us));
-                (log.next() - 1 - lane.acked, age_us)
+                (log.next() - 1 - lane.done(), age_us)
             };
             let lags = self.logs.iter().zip(&target.deltas).map(lag);
             let (lag_records, lag_us) =
@@ -450,7 +509,7 @@ impl Sender {
         let lane = &mut target.deltas[worker];
         lane.refused = lane.refused.max(ack.refused.to_native());
         if run == lane.run {
-            lane.acked = lane.acked.max(last);
+            lane.acknowledged(last);
         }
         Ok(())
     }
@@ -460,11 +519,12 @@ impl Sender {
         // log has given up a change that is still held, the snapshot must come first, and of all
         // slots of its worker: the change may be of one that is owned no longer.
         let workers = self.options.workers;
-        let mut slots = self.owned.clone();
+        let mut slots = self.route.slots_for(peer, &self.owned);
         let mut deltas = Vec::with_capacity(workers);
         for (worker, (log, &released)) in self.logs.iter().zip(&self.released).enumerate() {
             let covered = log.first() <= released + 1;
-            if !covered {
+            // With `ecmp` its slots are there already.
+            if !covered && !self.route.is_ecmp() {
                 slots.extend(&slots_of_worker(worker, workers));
             }
             let floor = (!covered).then_some(released);
@@ -500,7 +560,8 @@ impl Sender {
                 return true;
             };
             if target.incarnation == *incarnation {
-                target.requested(&self.owned, shared);
+                let slots = self.route.slots_for(*peer, &self.owned);
+                target.requested(&slots, shared);
             }
             // A request of a run that the view does not know yet is kept.
             target.incarnation < *incarnation
@@ -524,10 +585,10 @@ impl Sender {
             for (worker, lane) in target.deltas.iter_mut().enumerate() {
                 let (run, applied) = greeting.positions[worker];
                 if run == lane.run {
-                    lane.acked = lane.acked.max(applied);
+                    lane.acknowledged(applied);
                 }
-                lane.sent = lane.acked;
-                behind_records += self.logs[worker].next() - 1 - lane.acked;
+                lane.resume();
+                behind_records += self.logs[worker].next() - 1 - lane.done();
                 shared.resume(wire, worker, lane);
             }
             shared.event(Event::Attached {
@@ -562,7 +623,7 @@ impl Sender {
         // Targets that are away or lag anyway do not hold up the others.
         let behind = |target: &Target| {
             let mut lanes = self.logs.iter().zip(&target.deltas);
-            lanes.any(|(log, lane)| (log.next() - 1 - lane.acked) as usize > goal)
+            lanes.any(|(log, lane)| (log.next() - 1 - lane.done()) as usize > goal)
         };
         if self
             .targets
@@ -596,7 +657,9 @@ impl Sender {
             len += 1;
         }
         let acked = &mut acked[..len];
-        let lsn = if acked.is_empty() {
+        let lsn = if self.route.is_ecmp() && !acked.is_empty() {
+            self.covered(worker)
+        } else if acked.is_empty() {
             log.next() - 1
         } else {
             acked.sort_unstable_by(|a, b| b.cmp(a));
@@ -620,12 +683,45 @@ impl Sender {
         shared.outbox.note(Output::Release { worker, lsn });
     }
 
+    /// With `ecmp`: up to where everything is acknowledged by enough of those for whom it is.
+    fn covered(&self, worker: usize) -> u64 {
+        let log = &self.logs[worker];
+        let mut counted = [0; NODES_MAX];
+        for (peer, target) in &self.targets {
+            counted[peer.index()] = target.deltas[worker].counted();
+        }
+        let by_all = self.targets.keys().map(|peer| counted[peer.index()]).min();
+        let mut lsn = by_all.unwrap_or(0).max(self.released[worker]);
+        for (next, entry) in log.numbered(lsn + 1) {
+            let to = entry.to();
+            let has = to.iter().filter(|peer| counted[peer.index()] >= next);
+            let needed = match self.options.hold_acks {
+                HoldAcks::All => to.len(),
+                HoldAcks::Count(count) => count.min(to.len()),
+            };
+            // Of what the log has no more it is not known for whom it was.
+            if next != lsn + 1 || has.count() < needed {
+                break;
+            }
+            lsn = next;
+        }
+        lsn
+    }
+
+    /// Passes over what is not for a target.
+    fn skip(&mut self, worker: usize) {
+        let log = &self.logs[worker];
+        for (peer, target) in &mut self.targets {
+            target.deltas[worker].skip(log, *peer);
+        }
+    }
+
     /// Forgets what every target has.
     fn truncate(&mut self, worker: usize) {
         let acked = self
             .targets
             .values()
-            .map(|target| target.deltas[worker].acked)
+            .map(|target| target.deltas[worker].done())
             .min();
         if let Some(acked) = acked {
             self.logs[worker].truncate(acked + 1);
@@ -638,13 +734,14 @@ impl Sender {
         self.release(worker, shared);
         let log = &self.logs[worker];
         for (&peer, target) in &mut self.targets {
-            if target.deltas[worker].acked + 1 > log.first() {
+            if target.deltas[worker].done() + 1 > log.first() {
                 continue;
             }
             let lagged = target.deltas[worker].floor.is_some();
             let wire = &self.links[peer.index()].wire;
             let deletions_max = self.options.log_records_max;
-            let records = target.give_up(worker, log, Some(wire), deletions_max, shared);
+            let to = (peer, Some(wire));
+            let records = target.give_up(worker, log, to, deletions_max, shared);
             if !lagged {
                 shared.event(Event::Lagging {
                     peer,
@@ -664,12 +761,16 @@ impl Sender {
             expected,
             found,
         });
-        let all = slots_of_worker(worker, self.options.workers);
+        let of_worker = slots_of_worker(worker, self.options.workers);
         let deletions_max = self.options.log_records_max;
         for (&peer, target) in &mut self.targets {
             let log = &self.logs[worker];
             let wire = &self.links[peer.index()].wire;
-            target.give_up(worker, log, None, deletions_max, shared);
+            target.give_up(worker, log, (peer, None), deletions_max, shared);
+            let all = match self.route.is_ecmp() {
+                true => self.route.slots_for(peer, &self.owned),
+                false => of_worker.clone(),
+            };
             target.rebase(worker, found, &all, Some(wire), shared);
         }
         self.logs[worker].restart(found);
@@ -677,12 +778,18 @@ impl Sender {
 
     fn is_whole(&self) -> bool {
         let adopted = self.adoption.remaining.is_empty() && self.adoption.chunk.is_none();
-        let has_all = |target: &Target| {
+        let has_all = |(peer, target): (&NodeId, &Target)| {
             let mut lanes = target.deltas.iter().zip(&self.adoption.until);
-            target.attached
+            // One that backs up nothing of this node's need not be there while nothing is for it.
+            let there = target.attached || !self.route.targets().contains(*peer);
+            there
                 && target.snapshot.is_none()
                 && lanes.all(|(lane, until)| lane.counted() >= *until)
         };
-        !self.targets.is_empty() && adopted && self.targets.values().all(has_all)
+        let backed = self
+            .targets
+            .keys()
+            .any(|peer| self.route.targets().contains(*peer));
+        backed && adopted && self.targets.iter().all(has_all)
     }
 }

@@ -93,33 +93,36 @@ impl Packer {
         if small || cut { 0 } else { wanted.min(room) }
     }
 
-    /// Sends as many of the records as a frame takes, at most `count`; returns how many.
+    /// Sends as many of the numbered records as a frame takes, at most `count`; returns how many, and
+    /// the number of the last.
     fn send<'a>(
         &mut self,
         wire: &Wire,
         stream: u16,
         first: u64,
         count: usize,
-        records: impl Iterator<Item = (&'a FlowRecord, u16)>,
+        records: impl Iterator<Item = (u64, &'a FlowRecord, u16)>,
         shared: &mut Shared,
-    ) -> usize {
+    ) -> (usize, u64) {
         self.batch.flows.clear();
         let mut bytes = HEADER_BYTES_MAX;
         let mut packed = 0;
-        for (record, idle_s) in records.take(count) {
+        let mut last = first - 1;
+        for (number, record, idle_s) in records.take(count) {
             bytes += record_bytes(record);
             if bytes > self.bytes_max {
                 break;
             }
             self.batch.flows.push(record, idle_s);
             packed += 1;
+            last = number;
         }
         self.batch.session = wire.session;
         self.batch.worker = stream & !SNAPSHOTS;
         self.batch.first = first;
-        self.batch.last = first + packed as u64 - 1;
+        self.batch.last = last;
         shared.send(wire.peer, stream, &self.batch);
-        packed
+        (packed, last)
     }
 }
 
@@ -155,8 +158,14 @@ pub(crate) struct Target {
 /// How far the changes of one worker are.
 pub(crate) struct DeltaLane {
     pub(crate) run: u64,
+    /// The last number that was sent.
     pub(crate) sent: u64,
-    pub(crate) acked: u64,
+    /// The last number that the peer has acknowledged.
+    acked: u64,
+    /// No change after `sent` up to here is for the peer.
+    clear: u64,
+    /// What was for the peer up to here it had acknowledged before more was sent.
+    passed: u64,
     /// While a part of the log was given up: the acknowledgement that counts.
     pub(crate) floor: Option<u64>,
     pub(crate) refused: u64,
@@ -170,6 +179,8 @@ impl DeltaLane {
             run,
             sent: acked,
             acked,
+            clear: acked,
+            passed: acked,
             floor,
             refused: 0,
             deletions: Vec::new(),
@@ -178,7 +189,44 @@ impl DeltaLane {
 
     /// The acknowledgement that counts for releases.
     pub(crate) fn counted(&self) -> u64 {
-        self.floor.unwrap_or(self.acked)
+        self.floor.unwrap_or(self.done())
+    }
+
+    /// Whatever is for the peer up to here it has acknowledged.
+    pub(crate) fn done(&self) -> u64 {
+        let acked = match self.acked == self.sent {
+            true => self.clear.max(self.acked),
+            false => self.acked,
+        };
+        acked.max(self.passed)
+    }
+
+    /// The peer has acknowledged a number of the present run.
+    pub(crate) fn acknowledged(&mut self, last: u64) {
+        self.acked = self.acked.max(last);
+    }
+
+    /// Passes over what is not for the peer. Numbers that the log has no more are done with.
+    pub(crate) fn skip(&mut self, log: &Log, peer: NodeId) {
+        let done = self.passed.max(log.first() - 1);
+        self.clear = self.clear.max(self.sent).max(done);
+        let others = log.numbered(self.clear + 1);
+        for (lsn, _) in others.take_while(|(_, entry)| !entry.is_for(peer)) {
+            self.clear = lsn;
+        }
+    }
+
+    /// What was in flight is lost: goes on after what is acknowledged.
+    pub(crate) fn resume(&mut self) {
+        if self.sent != self.acked {
+            self.sent = self.acked;
+            self.clear = self.acked;
+        }
+    }
+
+    /// The last number that the peer has acknowledged, done with or not: where its stream goes on.
+    pub(crate) fn acked(&self) -> u64 {
+        self.acked
     }
 }
 
@@ -319,7 +367,7 @@ impl Target {
     pub(crate) fn detach(&mut self, shared: &mut Shared) {
         self.attached = false;
         for lane in &mut self.deltas {
-            lane.sent = lane.acked;
+            lane.resume();
         }
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.rewind(shared);
@@ -332,13 +380,18 @@ impl Target {
         &mut self,
         worker: usize,
         log: &Log,
-        wire: Option<&Wire>,
+        (peer, wire): (NodeId, Option<&Wire>),
         deletions_max: usize,
         shared: &mut Shared,
     ) -> u64 {
         let lane = &mut self.deltas[worker];
         let mut slots = SlotSet::empty();
-        for entry in log.from(lane.acked + 1) {
+        let mut records = 0;
+        for (_, entry) in log.numbered(lane.done() + 1) {
+            if !entry.is_for(peer) {
+                continue;
+            }
+            records += 1;
             slots.insert(slot_of(&entry.record.key));
             if entry.record.life == Life::Dead {
                 if lane.deletions.len() < deletions_max {
@@ -348,7 +401,6 @@ impl Target {
                 }
             }
         }
-        let records = log.next() - 1 - lane.acked;
         shared.counters.records_given_up += records;
         self.rebase(worker, log.next(), &slots, wire, shared);
         records
@@ -368,16 +420,59 @@ impl Target {
         lane.floor = Some(lane.counted());
         lane.acked = next - 1;
         lane.sent = next - 1;
+        lane.clear = next - 1;
+        lane.passed = next - 1;
         lane.run = shared.run();
         if let (true, Some(wire)) = (self.attached, wire) {
             shared.start(wire.peer, worker as u16, wire.session, lane.run, next);
         }
+        self.owe(slots, workers, shared);
+    }
+
+    /// The peer is to get what this node has of these slots.
+    pub(crate) fn owe(&mut self, slots: &SlotSet, workers: usize, shared: &mut Shared) {
         let snapshot = self
             .snapshot
             .get_or_insert_with(|| Snapshot::new(false, true, SlotSet::empty(), workers));
         snapshot.remaining.extend(slots);
         if snapshot.ending {
             snapshot.rewind(shared);
+        }
+    }
+
+    /// The peer must have these slots before one more change of the worker counts as acknowledged.
+    pub(crate) fn owe_first(
+        &mut self,
+        worker: usize,
+        released: u64,
+        slots: &SlotSet,
+        shared: &mut Shared,
+    ) {
+        let lane = &mut self.deltas[worker];
+        lane.floor = Some(lane.counted().min(released));
+        self.owe(slots, self.deltas.len(), shared);
+    }
+
+    /// A change that its stream has passed over is for the peer after all: the stream goes back to it.
+    pub(crate) fn rewind(
+        &mut self,
+        worker: usize,
+        lsn: u64,
+        wire: Option<&Wire>,
+        shared: &mut Shared,
+    ) {
+        let lane = &mut self.deltas[worker];
+        // Of what a lost connection carried, the peer may say at the next one that it has it.
+        if self.attached && lane.clear.max(lane.sent).max(lane.passed) < lsn {
+            return;
+        }
+        lane.acked = lane.acked.min(lsn - 1);
+        lane.sent = lane.acked;
+        lane.clear = lane.acked;
+        lane.passed = lane.passed.min(lane.acked);
+        lane.run = shared.run();
+        if let (true, Some(wire)) = (self.attached, wire) {
+            shared.resume(wire, worker, lane);
         }
     }
 
@@ -408,16 +503,20 @@ impl Target {
         let lane = &mut self.deltas[worker];
         let stream = worker as u16;
         while shared.outbox.sends_queued(wire.peer, stream) < FRAMES_QUEUED_MAX {
-            let available = (log.next() - 1 - lane.sent) as usize;
+            lane.skip(log, wire.peer);
+            // At most: some of them may be for others.
+            let available = (log.next() - 1 - lane.clear) as usize;
             let count = packer.allowance(available, &wire.deltas[worker], wire.window, false);
             if count == 0 {
                 return;
             }
             let records = log
-                .from(lane.sent + 1)
-                .map(|entry| (&entry.record, entry.idle_s));
-            let sent = packer.send(wire, stream, lane.sent + 1, count, records, shared);
-            lane.sent += sent as u64;
+                .numbered(lane.clear + 1)
+                .filter(|(_, entry)| entry.is_for(wire.peer))
+                .map(|(lsn, entry)| (lsn, &entry.record, entry.idle_s));
+            lane.passed = lane.done();
+            let (sent, last) = packer.send(wire, stream, lane.sent + 1, count, records, shared);
+            lane.sent = last;
             wire.deltas[worker].push((lane.run, lane.sent), sent);
             shared.counters.batches_sent += 1;
             shared.counters.records_sent += sent as u64;
@@ -564,8 +663,9 @@ impl Snapshot {
             let records = dead
                 .iter()
                 .chain(&lane.queue)
-                .map(|(record, idle_s)| (record, *idle_s));
-            let sent = packer.send(wire, stream, lane.sent + 1, count, records, shared);
+                .zip(lane.sent + 1..)
+                .map(|((record, idle_s), number)| (number, record, *idle_s));
+            let (sent, _) = packer.send(wire, stream, lane.sent + 1, count, records, shared);
             let of_dead = sent.min(dead.len());
             lane.deletions_sent += of_dead;
             lane.queue.drain(..sent - of_dead);
@@ -608,7 +708,7 @@ impl Shared {
             worker as u16,
             wire.session,
             lane.run,
-            lane.acked + 1,
+            lane.acked() + 1,
         );
     }
 }

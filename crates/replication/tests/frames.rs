@@ -5,7 +5,7 @@ mod net;
 use net::{CLUSTER, flow, key, node, view};
 use proptest::prelude::*;
 use replication::{Connection, Counters, Options, Output, Replicator, ToSync, ToWorker};
-use state::{FlowKey, Mark, Nat, PROTO_TCP};
+use state::{FlowKey, Mark, Nat, NodeSet, PROTO_TCP};
 
 type Frames = Vec<(u16, Vec<u8>)>;
 
@@ -87,6 +87,7 @@ fn sender() -> (Replicator, Said) {
                 lsn,
                 record: flow(key(lsn as u32), 1),
                 idle_s: 0,
+                handlers: NodeSet::EMPTY,
             },
             0,
         );
@@ -273,6 +274,7 @@ fn frames_stay_within_their_bytes() {
                 lsn,
                 record,
                 idle_s: 0,
+                handlers: NodeSet::EMPTY,
             },
             0,
         );

@@ -175,7 +175,16 @@ fn numbers_must_fit() {
         last,
         records,
     };
-    Bench::new().refuses(0, encode(&batch(1, 3, 2), Vec::new()), range(1, 3, 2));
+    Bench::new().refuses(0, encode(&batch(1, 3, 4), Vec::new()), range(1, 3, 4));
+    Bench::new().refuses(0, encode(&batch(1, 3, 0), Vec::new()), range(1, 3, 0));
+    // Of a log some numbers may be for others; of a snapshot none are.
+    let mut bench = Bench::new();
+    assert_eq!(bench.take(0, encode(&batch(1, 3, 2), Vec::new())).1, None);
+    assert_eq!(bench.take(0, encode(&batch(4, 4, 1), Vec::new())).1, None);
+    let mut bench = Bench::new();
+    bench.take(SNAPSHOTS, encode(&start(1, 1), Vec::new()));
+    let cut = encode(&batch(1, 3, 2), Vec::new());
+    bench.refuses(SNAPSHOTS, cut, range(1, 3, 2));
     Bench::new().refuses(0, encode(&batch(1, 0, 1), Vec::new()), range(1, 0, 1));
     Bench::new().refuses(0, encode(&batch(1, 0, 0), Vec::new()), range(1, 0, 0));
     let twice = Violation::Gap {

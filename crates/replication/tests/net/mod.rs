@@ -3,10 +3,10 @@
 //! current targets must have what is released in their tables.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use membership::{Member, MemberState, View};
+use membership::{Distribution, Member, MemberState, View};
 use replication::{
     Connection, Event, HoldAcks, JobId, JobTarget, Options, Output, Replicator, Status, ToSync,
     ToWorker, Violation,
@@ -38,6 +38,12 @@ pub(crate) struct Worker {
     pub(crate) stopped: bool,
     /// Applies that it refuses as if its table were full.
     pub(crate) refuses: bool,
+    /// Every node handles packets of every flow.
+    ecmp: bool,
+    /// Flows of which packets came here.
+    pub(crate) handled: HashSet<FlowKey>,
+    /// Who else handles a flow, as an owner knows it.
+    handlers: HashMap<FlowKey, NodeSet>,
 }
 
 pub(crate) struct Node {
@@ -48,6 +54,12 @@ pub(crate) struct Node {
     pub(crate) synced: Vec<(NodeId, u64)>,
     pub(crate) closes: Vec<(NodeId, Connection, Violation)>,
     pub(crate) events: Vec<Event>,
+}
+
+impl Node {
+    pub(crate) fn ecmp(&self) -> bool {
+        self.workers[0].ecmp
+    }
 }
 
 #[derive(Default)]
@@ -194,7 +206,10 @@ impl Net {
                 record.mark.value += 1;
                 record
             }
-            None => flow(key, incarnation),
+            None => {
+                let before = worker.table.get(&key).map_or(0, |dead| dead.incarnation);
+                flow(key, incarnation.max(before + 1))
+            }
         };
         self.change(id, record);
         record
@@ -216,6 +231,7 @@ impl Net {
 
     fn change(&mut self, id: u8, record: FlowRecord) {
         let worker = self.worker(id, &record.key);
+        worker.handled.insert(record.key);
         worker.table.insert(record.key, record);
         worker.report(record, true);
     }
@@ -408,8 +424,12 @@ impl Net {
         while worker.held.front().is_some_and(|(held, _)| *held <= lsn) {
             records.push(worker.held.pop_front().unwrap().1);
         }
-        let targets = node_view.targets[id as usize];
+        let ecmp = self.nodes[id as usize].workers[w].ecmp;
         for record in &records {
+            let targets = match ecmp {
+                true => node_view.recipients(node(id), slot_of(&record.key)),
+                false => node_view.targets[id as usize],
+            };
             let has = |target: &NodeId| {
                 let incarnation = node_view.member(*target).unwrap().incarnation;
                 self.has(target.raw(), incarnation, record)
@@ -456,6 +476,49 @@ impl Net {
         }
     }
 
+    /// Tells again of every flow of which packets came to a node.
+    pub(crate) fn refresh(&mut self, id: u8) {
+        for worker in &mut self.nodes[id as usize].workers {
+            let mut handled: Vec<FlowKey> = worker.handled.iter().copied().collect();
+            handled.sort_unstable();
+            for key in handled {
+                if let Some(record) = worker.table.get(&key).copied() {
+                    worker.report(record, false);
+                }
+            }
+        }
+    }
+
+    /// Whoever has handled a flow, its owner and the owner's targets have the same of it.
+    pub(crate) fn assert_handlers_agree(&self) {
+        for (id, here) in self.nodes.iter().enumerate() {
+            let view = here.view.as_ref().unwrap();
+            for worker in &here.workers {
+                for key in &worker.handled {
+                    let Some(record) = worker.table.get(key) else {
+                        continue;
+                    };
+                    let slot = slot_of(key);
+                    for other in view.recipients(node(id as u8), slot).iter() {
+                        let run = view.member(other).unwrap().incarnation;
+                        assert!(
+                            self.has(other.raw(), run, record),
+                            "node {other} lacks {record:?}, which node {id} handles"
+                        );
+                    }
+                    let owner = view.owner(slot).unwrap();
+                    let owner = &self.nodes[owner.index()].workers;
+                    let owned = owner.iter().find_map(|worker| worker.table.get(key));
+                    assert_eq!(
+                        owned,
+                        Some(record),
+                        "node {id} handles it, and its owner has another state of it"
+                    );
+                }
+            }
+        }
+    }
+
     pub(crate) fn status(&self, id: u8) -> Status {
         self.nodes[id as usize].replicator.status(self.now_us)
     }
@@ -491,6 +554,7 @@ impl Worker {
             lsn: self.lsn,
             record,
             idle_s: 0,
+            handlers: self.handlers.get(&record.key).copied().unwrap_or_default(),
         });
         if hold {
             self.held.push_back((self.lsn, record));
@@ -500,7 +564,9 @@ impl Worker {
     fn handle(&mut self, me: NodeId, view: Option<&View>) {
         match self.inbox.pop_front().expect("there is a message") {
             ToWorker::Apply {
-                token, mut records, ..
+                token,
+                peer,
+                mut records,
             } => {
                 let mut refused = 0;
                 for (record, _) in records.drain(..) {
@@ -516,6 +582,11 @@ impl Worker {
                     });
                     changed |= mine.merge(&record);
                     let mine = *mine;
+                    if self.ecmp && view.is_some_and(|view| view.owner(slot) != Some(peer)) {
+                        self.handlers.entry(record.key).or_default().insert(peer);
+                        // Who handles a flow and knows less of it than its owner is told.
+                        changed |= mine != record;
+                    }
                     if changed && view.is_some_and(|view| view.owns(me, slot)) {
                         self.report(mine, false);
                     }
@@ -531,6 +602,10 @@ impl Worker {
                     .table
                     .keys()
                     .filter(|key| slots.contains(slot_of(key)))
+                    .filter(|key| {
+                        let owned = view.is_some_and(|view| view.owns(me, slot_of(key)));
+                        owned || !self.ecmp || self.handled.contains(*key)
+                    })
                     .copied()
                     .collect();
                 keys.sort_unstable();
@@ -572,10 +647,16 @@ impl Worker {
 fn fresh_node(id: u8, incarnation: u64, workers: usize, shape: fn(&mut Options)) -> Node {
     let mut options = Options::new(node(id), incarnation, CLUSTER, workers);
     shape(&mut options);
+    let ecmp = options.distribution == Distribution::Ecmp;
     Node {
         replicator: Replicator::new(options).unwrap(),
         incarnation,
-        workers: (0..workers).map(|_| Worker::default()).collect(),
+        workers: (0..workers)
+            .map(|_| Worker {
+                ecmp,
+                ..Worker::default()
+            })
+            .collect(),
         view: None,
         synced: Vec::new(),
         closes: Vec::new(),
