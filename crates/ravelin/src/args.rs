@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::common_args::{BlockCommand, ExpectCommand, PolicyCommand, UserCommand};
+use crate::flow::FlowCommand;
 use clap::{Parser, Subcommand};
 use telemetry::control::{FilterError, FlowFilter, SOCKET};
 use transport::pki::NODE_DAYS;
@@ -35,6 +36,9 @@ pub(crate) enum Command {
     Status,
     /// List the flows of the node.
     Flows(FlowsArgs),
+    /// Change one flow, on the node that owns it.
+    #[command(subcommand)]
+    Flow(FlowCommand),
     /// Show the counters of all cores.
     Counters(CountersArgs),
     /// Log users in and out, and list them.

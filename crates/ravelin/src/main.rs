@@ -11,6 +11,7 @@ mod common;
 mod common_args;
 mod counters;
 mod error;
+mod flow;
 mod flows;
 mod output;
 mod packet;
@@ -60,6 +61,7 @@ fn run(args: &Args, output: &mut Output) -> Result<(), Error> {
             let filter = flows.filter()?;
             flows::run(&mut connect()?, filter, flows.count, output)
         }
+        Command::Flow(command) => flow::run(connect, command, output),
         Command::Counters(counters) => counters::run(connect, counters, output),
         Command::User(command) => common::user(connect, command, output),
         Command::Block(command) => common::block(connect, command, output),

@@ -18,6 +18,7 @@ use telemetry::counters::Registry;
 
 use crate::clock::monotonic_us;
 use crate::common_requests::{Common, sync_name};
+use crate::flow_requests::Instructions;
 use crate::idle;
 use crate::policies::RuleNames;
 use crate::state::Board;
@@ -39,6 +40,7 @@ pub(crate) struct Answers {
     pub(crate) pages: Vec<Pages>,
     pub(crate) interfaces: Arc<Mutex<Vec<Interface>>>,
     pub(crate) common: Arc<Common>,
+    pub(crate) instructions: Instructions,
 }
 
 impl Handler for Answers {
@@ -52,6 +54,10 @@ impl Handler for Answers {
             Request::Block(request) => self.common.block(request, responder),
             Request::Policy(request) => self.common.policy(request, responder),
             Request::Expect(request) => self.common.expect(request, responder),
+            Request::Flow(request) => match self.instructions.carry_out(&request) {
+                Ok(instructed) => responder.instructed(&instructed),
+                Err(failure) => responder.fail(failure.kind, failure.message),
+            },
             Request::Flows { filter, .. } => {
                 for worker in 0..self.pages.len() {
                     if !self.flows_of(worker, &filter, responder) {

@@ -20,6 +20,7 @@ use crate::common_requests::{Common, policy_of};
 use crate::common_store::{CommonStore, LocalStore, NoStore};
 use crate::control::Answers;
 use crate::error::Error;
+use crate::flow_requests::Instructions;
 use crate::policies::Policies;
 use crate::ports::Ports;
 use crate::state::{Board, Busy};
@@ -88,7 +89,7 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
 
     let mut registry = Registry::new();
     let (mut ready_workers, mut ends, mut shared) = (vec![], vec![], vec![]);
-    let (mut pages, mut logs) = (vec![], vec![]);
+    let (mut pages, mut logs, mut agents) = (vec![], vec![], vec![]);
     for (number, built) in built.into_iter().enumerate() {
         let (counts, malformed) = built.worker.counters().readers();
         registry.register(format!("worker{number}"), &counts);
@@ -98,6 +99,7 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         ends.push(built.ends);
         pages.push(Mutex::new(built.pages));
         logs.push(built.log);
+        agents.push(built.agent);
     }
     let sync_counts = Counts::<sync::SyncCounter>::new();
     let member_counts = Counts::<member::MemberCounter>::new();
@@ -121,6 +123,7 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         pages,
         interfaces: interfaces.clone(),
         common: common.clone(),
+        instructions: Instructions::new(agents),
     };
     let server = socket
         .serve(answers, Limits::default())

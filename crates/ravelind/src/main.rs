@@ -7,6 +7,7 @@ mod common_store;
 mod control;
 mod daemon;
 mod error;
+mod flow_requests;
 mod idle;
 mod member;
 mod pin;

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use config::{Config, Idle};
 use dpdk::QueuePair;
-use engine::{Cross, FlowPage, Links, LogEntry, NodeShared, Worker, WorkerShared};
+use engine::{AgentLink, Cross, FlowPage, Links, LogEntry, NodeShared, Worker, WorkerShared};
 use replication::{ToSync, ToWorker};
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::flow_requests::AgentEnds;
 use crate::idle::Rest;
 use crate::pin;
 use crate::state::Board;
@@ -25,6 +26,10 @@ const MESSAGES: usize = 1 << 10;
 const CROSSING: usize = 1 << 10;
 /// Decisions to be logged that may wait.
 const LOG_ENTRIES: usize = 1 << 10;
+/// Instructions that may wait for a worker.
+const INSTRUCTIONS: usize = 1 << 8;
+/// Answers, and packets for an agent, that may wait for it.
+const NOTICES: usize = 1 << 10;
 /// Next hops per worker.
 const HOPS: usize = 1 << 12;
 /// ICMP errors and resets per second and worker (Linux limits ICMP to 1000 per second).
@@ -44,6 +49,7 @@ pub(crate) struct Built {
     /// For the control socket.
     pub(crate) pages: (Producer<FlowPage>, Consumer<FlowPage>),
     pub(crate) log: Consumer<LogEntry>,
+    pub(crate) agent: AgentEnds,
 }
 
 /// Makes all workers and the other ends of their rings.
@@ -76,6 +82,8 @@ pub(crate) fn build(
         let (pages_to_worker, pages_from) = RingBuffer::new(1);
         let (pages_to, pages_from_worker) = RingBuffer::new(1);
         let (log_to, log) = RingBuffer::new(LOG_ENTRIES);
+        let (instruct, instructions) = RingBuffer::new(INSTRUCTIONS);
+        let (notices, noticed) = RingBuffer::new(NOTICES);
         let links = Links {
             to_sync,
             from_sync,
@@ -84,7 +92,10 @@ pub(crate) fn build(
             pages_from,
             pages_to,
             log: log_to,
-            agent: None,
+            agent: Some(AgentLink {
+                instructions,
+                notices,
+            }),
         };
         let shared = Arc::new(WorkerShared::default());
         let worker_config = worker_config(config, number, count, of_interface);
@@ -106,6 +117,10 @@ pub(crate) fn build(
             },
             pages: (pages_to_worker, pages_from_worker),
             log,
+            agent: AgentEnds {
+                instructions: instruct,
+                notices: noticed,
+            },
         });
     }
     built

@@ -71,7 +71,11 @@ impl Handler for Fixed {
                     ..PolicyLoaded::default()
                 });
             }
-            Request::User(_) | Request::Block(_) | Request::Policy(_) | Request::Expect(_) => {
+            Request::User(_)
+            | Request::Block(_)
+            | Request::Policy(_)
+            | Request::Expect(_)
+            | Request::Flow(_) => {
                 responder.fail(FailureKind::Invalid, "not that");
             }
             Request::Flows { filter, .. } => {

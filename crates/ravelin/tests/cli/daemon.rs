@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use crate::support::{Daemon, Ran, run, status};
 use serde_json::Value;
-use telemetry::control::{Flow, Request, Status};
+use telemetry::control::{Flow, FlowName, FlowRequest, Proto, Request, Status};
 use telemetry::counters::{CounterQuery, CounterReport};
 
 /// The ages in a status depend on when this machine started: replaces what is between two marks.
@@ -348,4 +348,75 @@ fn errors_are_one_line_with_their_status() {
     let ran = run(&["--help"]);
     assert_eq!(ran.status, 0);
     assert!(ran.stdout.contains("RAVELIN_SOCKET"), "{}", ran.stdout);
+}
+
+/// The flow that the commands below name.
+fn named() -> FlowName {
+    FlowName {
+        proto: Proto(6),
+        src: "10.1.0.10".parse().unwrap(),
+        sport: 40_000,
+        dst: "10.2.0.10".parse().unwrap(),
+        dport: 80,
+    }
+}
+
+#[test]
+fn one_flow_is_synchronised_marked_and_ended() {
+    let daemon = Daemon::start();
+    let ends = ["tcp", "10.1.0.10:40000", "10.2.0.10:80"];
+    let run = |words: &[&str]| daemon.run(&[&["flow"], words, &ends].concat());
+    for (words, asked, says) in [
+        (
+            &["sync"][..],
+            FlowRequest::Sync { flow: named() },
+            "sent; acknowledged by every backup after 1.2 ms\n",
+        ),
+        (
+            &["mark", "7"],
+            FlowRequest::Mark {
+                flow: named(),
+                value: 7,
+            },
+            "marked 7; acknowledged by every backup after 1.2 ms\n",
+        ),
+        (
+            &["end"],
+            FlowRequest::End { flow: named() },
+            "ended; its copies learn of it right behind\n",
+        ),
+    ] {
+        let ran = run(words);
+        succeeded(&ran);
+        assert_eq!(ran.stdout, says);
+        assert_eq!(daemon.asked(), Request::Flow(asked));
+    }
+    let ran = daemon.run(&[&["flow", "sync", "--json"], &ends[..]].concat());
+    succeeded(&ran);
+    assert_eq!(ran.stdout, "{\"acknowledged\":true,\"waited_us\":1250}\n");
+}
+
+#[test]
+fn a_flow_that_is_not_there_or_not_named_is_told() {
+    let daemon = Daemon::start();
+    let ran = daemon.run(&["flow", "end", "tcp", "10.1.0.10:1", "10.2.0.10:404"]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (1, ""));
+    assert!(
+        ran.stderr.contains("no such flow on this node"),
+        "{}",
+        ran.stderr
+    );
+    for (words, says) in [
+        (
+            &["end", "tcp", "10.1.0.10:1", "here"][..],
+            "write 10.1.0.5:1000",
+        ),
+        (&["end", "tcpp", "10.1.0.10:1", "10.2.0.10:1"], "tcpp"),
+        (&["mark", "-1", "tcp", "10.1.0.10:1", "10.2.0.10:1"], "-1"),
+        (&["mark", "7"], "required"),
+    ] {
+        let ran = daemon.run(&[&["flow"], words].concat());
+        assert_eq!(ran.status, 2, "{words:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(says), "{words:?}: {}", ran.stderr);
+    }
 }

@@ -6,9 +6,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use telemetry::control::{
-    CommonEntries, Core, Endpoint, Flow, FlowFilter, FlowRole, Flows, Handler, Interface, Limits,
-    Member, Node, Peer, PolicyInForce, Proto, Redundancy, Replication, Request, Responder, Server,
-    Status, Takeover, View,
+    CommonEntries, Core, Endpoint, FailureKind, Flow, FlowFilter, FlowInstructed, FlowRequest,
+    FlowRole, Flows, Handler, Interface, Limits, Member, Node, Peer, PolicyInForce, Proto,
+    Redundancy, Replication, Request, Responder, Server, Status, Takeover, View,
 };
 use telemetry::counters::{CounterQuery, CounterReport, CounterValue};
 
@@ -118,6 +118,13 @@ impl Handler for Fixed {
             Request::User(_) | Request::Block(_) | Request::Policy(_) | Request::Expect(_) => {
                 crate::common::answer(request, responder);
             }
+            Request::Flow(request) if request.flow().dport == 404 => {
+                responder.fail(FailureKind::Unavailable, "no such flow on this node");
+            }
+            Request::Flow(request) => responder.instructed(&FlowInstructed {
+                acknowledged: !matches!(request, FlowRequest::End { .. }),
+                waited_us: 1_250,
+            }),
             Request::Flows { filter, .. } => {
                 let many = filter.zone.as_deref() == Some("many");
                 let flows = if many { vec![flow(); 100_000] } else { flows() };

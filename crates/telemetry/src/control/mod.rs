@@ -22,6 +22,7 @@ mod client;
 mod common;
 mod filter;
 mod flow;
+mod instruct;
 mod line;
 mod protocol;
 mod server;
@@ -34,6 +35,7 @@ pub use common::{
 };
 pub use filter::{FilterError, FlowFilter, PortRange};
 pub use flow::{Flow, FlowFacts, FlowRole, Proto};
+pub use instruct::{FlowInstructed, FlowName, FlowRequest};
 pub use protocol::{
     ANSWER_BYTES_MAX, Failure, FailureKind, ListEnd, PROTOCOL, Pong, REQUEST_BYTES_MAX, Request,
     SOCKET, Version,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{BlockRequest, ExpectRequest, FlowFilter, PolicyRequest, UserRequest};
+use super::{BlockRequest, ExpectRequest, FlowFilter, FlowRequest, PolicyRequest, UserRequest};
 use crate::counters::CounterQuery;
 
 /// The version of the protocol. Raised when a request or answer changes its meaning or loses a
@@ -39,6 +39,8 @@ pub enum Request {
         #[serde(default)]
         count: bool,
     },
+    /// Change one flow. Answered by [`FlowInstructed`](super::FlowInstructed).
+    Flow(FlowRequest),
     /// The counters. Answered by [`CounterReport`](crate::counters::CounterReport).
     Counters {
         /// Which of them.
@@ -58,7 +60,7 @@ pub enum Request {
 impl Request {
     /// The `ask` values that a daemon of this [`PROTOCOL`] knows, for error messages.
     const NAMES: &'static str =
-        "ping, version, status, flows, counters, user, block, policy, expect";
+        "ping, version, status, flows, flow, counters, user, block, policy, expect";
 
     /// The line that carries the request, with its newline.
     pub(super) fn to_line(&self) -> Vec<u8> {

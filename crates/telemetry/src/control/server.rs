@@ -15,8 +15,8 @@ use super::line::{LineError, Lines};
 use super::protocol::ErrorLine;
 use super::{
     ANSWER_BYTES_MAX, BlockRequest, Blocked, Change, ExpectRequest, Expected, Failure, FailureKind,
-    Flow, ListEnd, LoggedIn, PROTOCOL, PolicyLoaded, PolicyRequest, PolicyShown, Pong,
-    REQUEST_BYTES_MAX, Request, Status, UserRequest, Version,
+    Flow, FlowInstructed, ListEnd, LoggedIn, PROTOCOL, PolicyLoaded, PolicyRequest, PolicyShown,
+    Pong, REQUEST_BYTES_MAX, Request, Status, UserRequest, Version,
 };
 use crate::counters::CounterReport;
 
@@ -280,6 +280,7 @@ enum Kind {
     Counters,
     Flows { limit: u64, count_only: bool },
     Change,
+    Instructed,
     PolicyLoaded,
     PolicyShown,
     Users,
@@ -319,6 +320,7 @@ impl<'a> Responder<'a> {
                 limit: filter.limit.unwrap_or(u64::MAX),
                 count_only: *count,
             },
+            Request::Flow(_) => Kind::Instructed,
             Request::User(UserRequest::List) => Kind::Users,
             Request::Block(BlockRequest::List) => Kind::Blocks,
             Request::User(UserRequest::Login { .. } | UserRequest::Logout { .. })
@@ -364,6 +366,11 @@ impl<'a> Responder<'a> {
     /// Answers a request that changes common state.
     pub fn change(&mut self, change: &Change) {
         self.answer(Kind::Change, change);
+    }
+
+    /// Answers [`Request::Flow`].
+    pub fn instructed(&mut self, instructed: &FlowInstructed) {
+        self.answer(Kind::Instructed, instructed);
     }
 
     /// Answers [`PolicyRequest::Load`].

@@ -1,0 +1,291 @@
+//! Instructions about single flows that come over the control socket: a second software entity
+//! beside the packet engine.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use dpdk::Mbuf;
+use engine::{FlowChange, Instruct, Instruction, Notice, Refusal};
+use parking_lot::Mutex;
+use rtrb::{Consumer, Producer};
+use state::{FlowKey, slot_of, worker_of};
+use telemetry::control::{Failure, FailureKind, FlowInstructed, FlowName, FlowRequest};
+
+/// What a worker may take to carry out an instruction; it looks every turn.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What the backups may take to acknowledge.
+const SYNC_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at a worker's answers.
+const LOOK_EVERY: Duration = Duration::from_micros(200);
+
+/// This side's ends of the rings to one worker.
+pub(crate) struct AgentEnds {
+    pub(crate) instructions: Producer<Instruct<Mbuf>>,
+    pub(crate) notices: Consumer<Notice<Mbuf>>,
+}
+
+/// All workers, one instruction at a time each.
+pub(crate) struct Instructions {
+    workers: Vec<Mutex<AgentEnds>>,
+    last_token: AtomicU64,
+}
+
+impl Instructions {
+    pub(crate) fn new(workers: Vec<AgentEnds>) -> Self {
+        Self {
+            workers: workers.into_iter().map(Mutex::new).collect(),
+            last_token: AtomicU64::new(0),
+        }
+    }
+
+    /// Does what is asked; returns when the backups have it.
+    pub(crate) fn carry_out(&self, request: &FlowRequest) -> Result<FlowInstructed, Failure> {
+        let key = key_of(request.flow())?;
+        let worker = worker_of(slot_of(&key), self.workers.len());
+        let mut ends = self.workers[worker].lock();
+        let began = Instant::now();
+        let change = match request {
+            FlowRequest::Sync { .. } => None,
+            FlowRequest::Mark { value, .. } => Some(FlowChange::Mark(*value)),
+            FlowRequest::End { .. } => Some(FlowChange::End),
+        };
+        if let Some(change) = change {
+            let modify = Instruction::Modify { key, change };
+            let token = self.tell(&mut ends, modify)?;
+            done(&mut ends, token)?;
+        }
+        let acknowledged = match request {
+            FlowRequest::End { .. } => false,
+            FlowRequest::Sync { .. } | FlowRequest::Mark { .. } => {
+                let hold = matches!(request, FlowRequest::Sync { .. });
+                let token = self.tell(&mut ends, Instruction::Synchronise { key, hold })?;
+                match done(&mut ends, token) {
+                    Ok(()) => synchronised(&mut ends, token)?,
+                    // The mark is set; that nobody is told of it is how the rule wants it.
+                    Err(Refused::By(Refusal::NotReplicated)) if change.is_some() => false,
+                    Err(refused) => return Err(refused.into()),
+                }
+            }
+        };
+        Ok(FlowInstructed {
+            acknowledged,
+            waited_us: began.elapsed().as_micros() as u64,
+        })
+    }
+
+    fn tell(&self, ends: &mut AgentEnds, instruction: Instruction<Mbuf>) -> Result<u64, Failure> {
+        // What a client left behind that gave up.
+        while ends.notices.pop().is_ok() {}
+        let token = self.last_token.fetch_add(1, Ordering::Relaxed) + 1;
+        let pushed = ends.instructions.push(Instruct { token, instruction });
+        pushed.map_err(|_| Failure::from(Refused::Silent))?;
+        Ok(token)
+    }
+}
+
+/// Why there is no answer.
+enum Refused {
+    By(Refusal),
+    Silent,
+    Unacknowledged,
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        let (kind, message) = match refused {
+            Refused::By(refusal) => (FailureKind::Unavailable, refusal.to_string()),
+            Refused::Silent => (
+                FailureKind::Internal,
+                "the worker of this flow does not answer".into(),
+            ),
+            Refused::Unacknowledged => (
+                FailureKind::Unavailable,
+                format!(
+                    "the backups have not acknowledged within {} s; it is done as soon as they are \
+                     reached: see ravelin status",
+                    SYNC_PATIENCE.as_secs()
+                ),
+            ),
+        };
+        Self { kind, message }
+    }
+}
+
+/// Waits for the answer to an instruction.
+fn done(ends: &mut AgentEnds, token: u64) -> Result<(), Refused> {
+    let answer = wait(ends, PATIENCE, |notice| match notice {
+        Notice::Done { token: of, outcome } if *of == token => Some(*outcome),
+        _ => None,
+    });
+    answer.ok_or(Refused::Silent)?.map_err(Refused::By)
+}
+
+/// Waits for a synchronisation; tells whether a backup has the state.
+fn synchronised(ends: &mut AgentEnds, token: u64) -> Result<bool, Refused> {
+    let answer = wait(ends, SYNC_PATIENCE, |notice| match notice {
+        Notice::Synchronised {
+            token: of,
+            protected,
+        } if *of == token => Some(*protected),
+        _ => None,
+    });
+    answer.ok_or(Refused::Unacknowledged)
+}
+
+fn wait<T>(
+    ends: &mut AgentEnds,
+    patience: Duration,
+    wanted: impl Fn(&Notice<Mbuf>) -> Option<T>,
+) -> Option<T> {
+    let asked = Instant::now();
+    loop {
+        while let Ok(notice) = ends.notices.pop() {
+            if let Some(found) = wanted(&notice) {
+                return Some(found);
+            }
+        }
+        if asked.elapsed() > patience {
+            return None;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn key_of(flow: &FlowName) -> Result<FlowKey, Failure> {
+    let (src, dst) = (flow.src.to_canonical(), flow.dst.to_canonical());
+    if src.is_ipv4() != dst.is_ipv4() {
+        return Err(Failure {
+            kind: FailureKind::BadRequest,
+            message: format!("{src} and {dst} are of different IP versions: use one"),
+        });
+    }
+    let addresses = (wire::addr_from_ip(src), wire::addr_from_ip(dst));
+    let (key, _) = FlowKey::new(
+        addresses.0,
+        addresses.1,
+        flow.sport,
+        flow.dport,
+        flow.proto.0,
+    );
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::AgentLink;
+    use rtrb::RingBuffer;
+    use telemetry::control::Proto;
+
+    fn pair() -> (Instructions, AgentLink<Mbuf>) {
+        let (instructions, from_us) = RingBuffer::new(4);
+        let (to_us, notices) = RingBuffer::new(4);
+        let ends = AgentEnds {
+            instructions,
+            notices,
+        };
+        let link = AgentLink {
+            instructions: from_us,
+            notices: to_us,
+        };
+        (Instructions::new(vec![ends]), link)
+    }
+
+    fn flow() -> FlowName {
+        FlowName {
+            proto: Proto(6),
+            src: "10.2.0.10".parse().unwrap(),
+            sport: 80,
+            dst: "10.1.0.10".parse().unwrap(),
+            dport: 4000,
+        }
+    }
+
+    /// A worker that answers as it is told, on a thread of its own; returns what it was asked.
+    fn answering(
+        mut link: AgentLink<Mbuf>,
+        count: usize,
+        outcome: Result<(), Refusal>,
+    ) -> std::thread::JoinHandle<Vec<Instruction<Mbuf>>> {
+        std::thread::spawn(move || {
+            let mut asked = vec![];
+            while asked.len() < count {
+                let Ok(Instruct { token, instruction }) = link.instructions.pop() else {
+                    std::thread::yield_now();
+                    continue;
+                };
+                // Of an earlier client that gave up: not the answer that is waited for.
+                let _ = link.notices.push(Notice::Done {
+                    token: token + 1000,
+                    outcome: Err(Refusal::Busy),
+                });
+                let _ = link.notices.push(Notice::Done { token, outcome });
+                let protected = true;
+                if matches!(instruction, Instruction::Synchronise { .. }) && outcome.is_ok() {
+                    let _ = link.notices.push(Notice::Synchronised { token, protected });
+                }
+                asked.push(instruction);
+            }
+            asked
+        })
+    }
+
+    #[test]
+    fn a_mark_is_set_and_then_synchronised() {
+        let (instructions, link) = pair();
+        let worker = answering(link, 2, Ok(()));
+        let request = FlowRequest::Mark {
+            flow: flow(),
+            value: 9,
+        };
+        let answer = instructions
+            .carry_out(&request)
+            .expect("the worker answers");
+        assert!(answer.acknowledged);
+        let key = key_of(&flow()).unwrap();
+        match &worker.join().unwrap()[..] {
+            [
+                Instruction::Modify {
+                    key: first,
+                    change: FlowChange::Mark(9),
+                },
+                Instruction::Synchronise {
+                    key: second,
+                    hold: false,
+                },
+            ] => assert_eq!((*first, *second), (key, key)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_engines_words() {
+        let (instructions, link) = pair();
+        let worker = answering(link, 1, Err(Refusal::NoFlow));
+        let refused = instructions
+            .carry_out(&FlowRequest::End { flow: flow() })
+            .unwrap_err();
+        assert_eq!(refused.message, Refusal::NoFlow.to_string());
+        worker.join().unwrap();
+    }
+
+    #[test]
+    fn both_ways_round_are_one_flow_and_two_families_are_none() {
+        let one = flow();
+        let other = FlowName {
+            src: one.dst,
+            sport: one.dport,
+            dst: one.src,
+            dport: one.sport,
+            ..one
+        };
+        assert_eq!(key_of(&one).unwrap(), key_of(&other).unwrap());
+        let mixed = FlowName {
+            dst: "fd00::1".parse().unwrap(),
+            ..one
+        };
+        let failure = key_of(&mixed).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::BadRequest);
+        assert!(failure.message.contains("different IP versions"));
+    }
+}
