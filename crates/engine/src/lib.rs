@@ -19,6 +19,7 @@ mod answer;
 mod config;
 mod counters;
 mod digest;
+mod flush;
 mod forward;
 mod hold;
 mod hops;

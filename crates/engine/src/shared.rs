@@ -105,6 +105,9 @@ pub struct NodeShared {
     /// Until when, in microseconds of the workers' clock, the view may be acted on; written by the
     /// membership core. A process that was paused wakes up with an old view and must not forward by it.
     pub view_valid_until_us: CachePadded<AtomicU64>,
+    /// The number of the last final synchronisation that was asked of the workers; each answers with
+    /// [`Told::flushed`]. Written by the membership core.
+    pub flush_asked: CachePadded<AtomicU64>,
 }
 
 impl NodeShared {
@@ -114,6 +117,7 @@ impl NodeShared {
             view: Arc::new(Snapshot::new(view)),
             policy: Arc::new(Snapshot::new(policy)),
             view_valid_until_us: CachePadded::new(AtomicU64::new(u64::MAX)),
+            flush_asked: CachePadded::new(AtomicU64::new(0)),
         }
     }
 }
@@ -138,6 +142,12 @@ pub struct Told {
     pub flows_owned: AtomicU64,
     /// Packets held now.
     pub held: AtomicU64,
+    /// The epoch of the view that the worker acts by.
+    pub view_epoch: AtomicU64,
+    /// The last final synchronisation that the worker has done its part of.
+    pub flushed: AtomicU64,
+    /// Its log number then: all that it had to replicate is at or below it.
+    pub flushed_lsn: AtomicU64,
     /// The epoch of the last view in which this node became owner of further slots.
     pub takeover_epoch: AtomicU64,
     /// How many slots it brought.

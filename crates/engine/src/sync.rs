@@ -56,6 +56,11 @@ impl Jobs {
         });
     }
 
+    /// Whether every change has gone to the sync core.
+    pub(crate) fn are_clean(&self) -> bool {
+        self.dirty.is_empty() && self.jobs.iter().all(|job| job.id.is_some())
+    }
+
     pub(crate) fn cancel(&mut self, id: JobId) {
         self.jobs.retain(|job| job.id != Some(id));
     }

@@ -16,6 +16,7 @@ use wire::{Addr, Mac};
 use crate::config::Config;
 use crate::counters::{Counter, Counters};
 use crate::digest::Digests;
+use crate::flush::Flush;
 use crate::hold::{HoldQueue, Out};
 use crate::hops::{Hops, Routes};
 use crate::instruct::{AgentLink, Awaited};
@@ -141,6 +142,7 @@ pub struct Worker<P: Port> {
     pub(crate) acked_lsn: u64,
     pub(crate) jobs: Jobs,
     pub(crate) digests: Digests,
+    pub(crate) flush: Flush,
     /// Answers to the sync core that found the ring full.
     pub(crate) unanswered: VecDeque<ToSync>,
     /// Synchronisations that an agent waits for.
@@ -261,7 +263,7 @@ impl<P: Port> Worker<P> {
             (1..=BURST_MAX).contains(&config.burst),
             "burst is 1 to {BURST_MAX}"
         );
-        let ports = ports
+        let ports: Vec<_> = ports
             .into_iter()
             .map(|port| PortSide {
                 mac: Mac(port.mac()),
@@ -285,6 +287,7 @@ impl<P: Port> Worker<P> {
             counters: Counters::default(),
             jobs: Jobs::new(config.resync_rate),
             digests: Digests::new(),
+            flush: Flush::new(ports.len()),
             unanswered: VecDeque::with_capacity(MESSAGES_PER_TURN),
             awaited: Awaited::new(),
             icmp_tokens: Tokens::new(config.icmp_rate),
@@ -335,9 +338,12 @@ impl<P: Port> Worker<P> {
         let mut work = self.take_messages();
         work += self.release();
         work += self.take_instructions();
+        self.flush
+            .look(self.node.flush_asked.load(Ordering::Acquire));
         for port in 0..self.ports.len() {
             let mut burst = Burst::new();
             work += self.ports[port].port.rx_burst(&mut burst);
+            self.flush.received(port, burst.len(), self.config.burst);
             if !burst.is_empty() {
                 self.receive(port, burst, false);
             }
@@ -349,6 +355,7 @@ impl<P: Port> Worker<P> {
         }
         work += self.run_jobs();
         work += self.fill_page();
+        work += self.go_on_flushing();
         for port in 0..self.ports.len() {
             self.flush(port);
         }
@@ -422,6 +429,8 @@ impl<P: Port> Worker<P> {
         self.ownership.owned = owned;
         self.ownership.kept = kept;
         self.ownership.changed_s = now_s;
+        let told = &self.shared.told;
+        told.view_epoch.store(view.epoch, Ordering::Release);
     }
 
     /// This worker stood still, or its view had run out: others may have served its flows meanwhile,

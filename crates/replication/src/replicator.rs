@@ -204,6 +204,13 @@ impl Replicator {
         self.sender.status(now_us, &self.shared.counters)
     }
 
+    /// Whether a final synchronisation is complete: every target, but those that are joining, has
+    /// all that this node owned and the changes up to these log numbers, by worker. Without
+    /// any target it is as soon as the changes were told.
+    pub fn has_flushed(&self, lsns: &[u64]) -> bool {
+        self.sender.has_flushed(lsns)
+    }
+
     /// What happened so far.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters

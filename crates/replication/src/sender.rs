@@ -776,6 +776,23 @@ impl Sender {
         self.logs[worker].restart(found);
     }
 
+    /// Whether every target but those that are joining has all that this node owned, and the
+    /// changes up to these log numbers, by worker.
+    pub(crate) fn has_flushed(&self, lsns: &[u64]) -> bool {
+        let mut logs = self.logs.iter().zip(lsns);
+        let taken = logs.all(|(log, lsn)| log.next() > *lsn);
+        let adopted = self.adoption.remaining.is_empty() && self.adoption.chunk.is_none();
+        let has_all = |target: &Target| {
+            let until = self.adoption.until.iter().zip(lsns);
+            let mut lanes = target.deltas.iter().zip(until);
+            target.attached
+                && target.snapshot.is_none()
+                && lanes.all(|(lane, (until, lsn))| lane.counted() >= *until.max(lsn))
+        };
+        let mut targets = self.targets.values().filter(|target| !target.joining);
+        taken && adopted && targets.all(has_all)
+    }
+
     fn is_whole(&self) -> bool {
         let adopted = self.adoption.remaining.is_empty() && self.adoption.chunk.is_none();
         let has_all = |(peer, target): (&NodeId, &Target)| {
