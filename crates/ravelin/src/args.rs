@@ -53,6 +53,10 @@ pub(crate) enum Command {
     /// Show related connections that are expected.
     #[command(subcommand)]
     Expect(ExpectCommand),
+    /// Hand the node's flows over to the others without losing a packet, and end it.
+    Drain(DrainArgs),
+    /// Take a drain back: the node joins again and takes its slots.
+    Undrain,
     /// Make and show certificates.
     #[command(subcommand)]
     Pki(PkiCommand),
@@ -121,6 +125,24 @@ pub(crate) struct CountersArgs {
         value_parser = interval
     )]
     pub(crate) watch: Option<Duration>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+It tells how far it is, and ends when the node is offline. Exit status 0: nothing was lost but flows
+of rules that replicate nothing; 1: refused, given up, or ended by its time, and then it says what breaks.")]
+pub(crate) struct DrainArgs {
+    /// Go on afterwards, without slots, until `ravelin undrain`.
+    #[arg(long)]
+    pub(crate) stay: bool,
+
+    /// How long it may take; then the node goes as it stands.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = crate::drain::bound)]
+    pub(crate) timeout: Duration,
+
+    /// Also when no other node is active: the flows end.
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

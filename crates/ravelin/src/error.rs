@@ -31,6 +31,14 @@ pub(crate) enum Error {
         path.display()
     )]
     RulesTooLong { path: PathBuf, len: usize },
+    #[error("what ravelind answers about the drain is not of this release: {0}")]
+    Answer(String),
+    #[error("given up: nobody is left to take over, the node goes on; force it to end its flows")]
+    DrainAbandoned,
+    #[error("it was taken back: the node joins again")]
+    DrainTakenBack,
+    #[error("{0}")]
+    DrainCut(String),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
@@ -46,6 +54,7 @@ impl Error {
                 2
             }
             Self::Rules { .. } | Self::RulesTooLong { .. } => 2,
+            Self::Answer(_) | Self::DrainAbandoned | Self::DrainTakenBack | Self::DrainCut(_) => 1,
             Self::Client(_) | Self::Pki(_) | Self::Output(_) => 1,
             Self::Lacking(_) => 3,
         }

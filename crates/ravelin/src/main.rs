@@ -10,6 +10,7 @@ mod check;
 mod common;
 mod common_args;
 mod counters;
+mod drain;
 mod error;
 mod flow;
 mod flows;
@@ -67,6 +68,8 @@ fn run(args: &Args, output: &mut Output) -> Result<(), Error> {
         Command::Block(command) => common::block(connect, command, output),
         Command::Policy(command) => common::policy(connect, command, output),
         Command::Expect(command) => common::expect(connect, command, output),
+        Command::Drain(args) => drain::run(&mut connect()?, args, output),
+        Command::Undrain => drain::undo(&mut connect()?, output),
         Command::Pki(command) => pki::run(command, output),
         Command::Version => version::run(connect(), output),
     }

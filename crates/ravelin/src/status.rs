@@ -48,6 +48,10 @@ fn health(status: &Status) -> (bool, String) {
     let Status { node, view, .. } = status;
     let mut line = format!("{} {}", node.name, node.state);
     let mut good = node.state == "active";
+    if let Some(drain) = &status.drain {
+        good = false;
+        line += &format!(" ({})", crate::drain::progress(drain));
+    }
 
     if view.members.len() > 1 {
         let active = view.members.iter().filter(|m| m.state == "active").count();

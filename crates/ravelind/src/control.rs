@@ -11,13 +11,14 @@ use parking_lot::Mutex;
 use rtrb::{Consumer, Producer};
 use state::{NodeId, TcpPhase};
 use telemetry::control::{
-    Core, FailureKind, Flow, FlowRole, Flows, Handler, Interface, Member, Node, Peer, Proto,
-    Redundancy, Replication, Request, Responder, Status, Takeover, View,
+    Core, DrainPhase, FailureKind, Flow, FlowRole, Flows, Handler, Interface, Member, Node, Peer,
+    Proto, Redundancy, Replication, Request, Responder, Status, Takeover, View,
 };
 use telemetry::counters::Registry;
 
 use crate::clock::monotonic_us;
 use crate::common_requests::{Common, sync_name};
+use crate::drain::{Order, OrderError};
 use crate::flow_requests::Instructions;
 use crate::idle;
 use crate::policies::RuleNames;
@@ -58,6 +59,21 @@ impl Handler for Answers {
                 Ok(instructed) => responder.instructed(&instructed),
                 Err(failure) => responder.fail(failure.kind, failure.message),
             },
+            Request::Drain {
+                stay,
+                bound_ms,
+                force,
+            } => self.order(
+                Order::Drain {
+                    stay,
+                    how: membership::Drain { bound_ms, force },
+                },
+                responder,
+            ),
+            Request::Undrain => self.order(Order::Undrain, responder),
+            Request::DrainProgress { after } => {
+                responder.drain(&self.board.drain.news_after(after));
+            }
             Request::Flows { filter, .. } => {
                 for worker in 0..self.pages.len() {
                     if !self.flows_of(worker, &filter, responder) {
@@ -70,6 +86,21 @@ impl Handler for Answers {
 }
 
 impl Answers {
+    /// Has the node go offline or come back.
+    fn order(&self, order: Order, responder: &mut Responder<'_>) {
+        if self.config.cluster.is_none() {
+            let why = "this node has no cluster to hand over to: end it with a signal";
+            return responder.fail(FailureKind::Refused, why);
+        }
+        match self.board.drain.order(order) {
+            Ok(report) => responder.drain(&report),
+            Err(error @ OrderError::Silent) => {
+                responder.fail(FailureKind::Internal, error.to_string());
+            }
+            Err(error) => responder.fail(FailureKind::Refused, error.to_string()),
+        }
+    }
+
     /// Lists a worker's flows; false when the list ends here.
     fn flows_of(
         &self,
@@ -169,12 +200,19 @@ impl Answers {
         let name = |id: NodeId| self.member_name(id);
         let heard = self.board.members.lock().clone().heard_ms;
         let mine = view.member(me);
+        let drain = self.board.drain.report();
+        // By its own view it goes on until all others own.
+        let handing_over = matches!(drain.phase, DrainPhase::HandingOver | DrainPhase::FinalSync);
+        let state = match handing_over {
+            true => "draining",
+            false => mine.map_or("active", |m| m.state.name()),
+        };
         Status {
             node: Node {
                 name: self.config.name.clone(),
                 id: me.raw(),
                 incarnation: self.board.incarnation,
-                state: mine.map_or("active", |m| m.state.name()).to_owned(),
+                state: state.to_owned(),
                 pid: std::process::id(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 uptime_s: (now_us - self.board.started_us) / 1_000_000,
@@ -217,6 +255,7 @@ impl Answers {
             common: self.common.counts(),
             interfaces: self.interfaces.lock().clone(),
             cores: self.cores(now_us),
+            drain: (drain.phase != DrainPhase::None).then_some(drain),
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use config::Config;
 use engine::{LogEntry, NodeShared, Policy, Snapshot};
@@ -19,6 +19,7 @@ use crate::clock::{monotonic_us, unix_ms};
 use crate::common_requests::{Common, policy_of};
 use crate::common_store::{CommonStore, LocalStore, NoStore};
 use crate::control::Answers;
+use crate::drain;
 use crate::error::Error;
 use crate::flow_requests::Instructions;
 use crate::policies::Policies;
@@ -81,6 +82,7 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         synced: Default::default(),
         sync: Default::default(),
         members: Default::default(),
+        drain: Default::default(),
         sync_busy: Busy::default(),
         member_busy: Busy::default(),
     });
@@ -185,9 +187,30 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
 
     if result.is_ok() {
         tracing::info!("{} is up: {} workers", config.name, worker_threads.len());
+        let mut draining: Option<Instant> = None;
         result = loop {
             if let Some(signal) = signals.pending().next() {
-                tracing::info!("signal {signal}: ending");
+                if config.cluster.is_none() || draining.is_some() {
+                    tracing::info!("signal {signal}: ending");
+                    break Ok(());
+                }
+                tracing::info!("signal {signal}: handing over; another one ends at once");
+                draining = Some(Instant::now());
+                // Nobody waits for the answer: it is forced, so there is only one.
+                let _ = board.drain.post(drain::Order::Drain {
+                    stay: false,
+                    how: membership::Drain {
+                        bound_ms: drain::SIGNAL_BOUND.as_millis() as u64,
+                        force: true,
+                    },
+                });
+            }
+            if board.drain.is_over() {
+                tracing::info!("offline: ending");
+                break Ok(());
+            }
+            if draining.is_some_and(|since| since.elapsed() > 2 * drain::SIGNAL_BOUND) {
+                tracing::error!("the membership core does not hand over: ending");
                 break Ok(());
             }
             if let Some(ended) = worker_threads

@@ -6,6 +6,7 @@ mod common_requests;
 mod common_store;
 mod control;
 mod daemon;
+mod drain;
 mod error;
 mod flow_requests;
 mod idle;
@@ -30,7 +31,8 @@ use tracing_subscriber::EnvFilter;
     version,
     after_help = "\
 Exit status: 0 after a signal to end, 1 for an error at run time, 2 for an error in the configuration.
-SIGTERM and SIGINT end it: it tells its peers first, so that they take over at once.
+SIGTERM and SIGINT end it: it hands its slots over first, as `ravelin drain` does, for at most ten
+seconds; a second signal ends it at once.
 The log goes to the error output; RAVELIN_LOG=debug tells more (a filter as tracing has it)."
 )]
 struct Arguments {

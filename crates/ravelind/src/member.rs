@@ -18,6 +18,7 @@ use telemetry::counters::Counts;
 use transport::{Endpoint, Event};
 
 use crate::clock::monotonic_us;
+use crate::drain::Drainer;
 use crate::error::Error;
 use crate::pin;
 use crate::state::Board;
@@ -27,6 +28,9 @@ use crate::state::Board;
 const STALL_US: u64 = 100_000;
 /// The longest wait, so that the workers are watched and the end is noticed.
 const WAIT_MAX: Duration = Duration::from_millis(10);
+
+/// The longest wait while workers, or a final synchronisation, are waited for.
+const WAIT_BUSY: Duration = Duration::from_millis(1);
 
 telemetry::counters! {
     /// What the membership core counts.
@@ -45,6 +49,10 @@ telemetry::counters! {
         Pauses = "pauses",
         /// Times that a worker of this node stalled.
         Stalls = "worker_stalls",
+        /// Times that all slots were handed over and synchronised.
+        HandOvers = "hand_overs",
+        /// Hand-overs that ended by their bound, or with nobody to take over.
+        HandOversCut = "hand_overs_cut",
     }
 }
 
@@ -63,6 +71,7 @@ struct MemberCore {
     heartbeat_us: u64,
     /// After a pause the view is not to be acted on before peers had time to say what happened.
     distrust_until_us: u64,
+    drainer: Drainer,
     leave: Arc<AtomicBool>,
     left: bool,
     stop: Arc<AtomicBool>,
@@ -117,7 +126,9 @@ pub(crate) fn start(
         board.incarnation,
         now_ms,
     )
-    .map_err(|error| Error::Machine(format!("cluster: {error}")))?;
+    .map_err(|error| Error::Machine(format!("cluster: {error}")))?
+    .with_views_applied_later();
+    let drainer = Drainer::new(board.clone(), workers.clone(), cluster.hold_deadline);
     let (heartbeat, dead_after) = (cluster.heartbeat, cluster.dead_after);
     pin::spawn("membership", config.cores.membership, move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -148,6 +159,7 @@ pub(crate) fn start(
                 dead_after_us: dead_after.as_micros() as u64,
                 heartbeat_us: heartbeat.as_micros() as u64,
                 distrust_until_us: 0,
+                drainer,
                 leave,
                 left: false,
                 stop,
@@ -171,7 +183,11 @@ impl MemberCore {
                 .membership
                 .deadline()
                 .saturating_sub(monotonic_us() / 1_000);
-            let wait = Duration::from_millis(wait_ms).min(WAIT_MAX);
+            let wait_max = match self.drainer.is_busy(&self.membership) {
+                true => WAIT_BUSY,
+                false => WAIT_MAX,
+            };
+            let wait = Duration::from_millis(wait_ms).min(wait_max);
             let event = tokio::select! {
                 event = self.endpoint.events.recv() => event,
                 () = tokio::time::sleep(wait) => None,
@@ -198,6 +214,10 @@ impl MemberCore {
             self.membership.on_synced(peer, incarnation);
         }
         self.watch_workers(now_us);
+        self.drainer.follow_workers(&mut self.membership);
+        let names = &self.names;
+        let name = |id: NodeId| names.get(&id.raw()).cloned().unwrap_or_default();
+        self.drainer.turn(&mut self.membership, now_us, &name);
         self.membership.tick(now_us / 1_000);
         self.carry_out(now_us);
         // The view is renewed by having looked: a process that does not run does not renew it.
@@ -282,7 +302,17 @@ impl MemberCore {
     }
 
     fn note(&mut self, event: Told, now_us: u64) {
+        self.drainer.note(&event);
         match event {
+            Told::HandedOver { .. } => {
+                self.counts.increment(MemberCounter::HandOvers);
+                tracing::info!("{event}");
+            }
+            Told::HandOverCut { .. } => {
+                self.counts.increment(MemberCounter::HandOversCut);
+                tracing::warn!("{event}");
+            }
+            Told::HandOverAbandoned => tracing::warn!("{event}"),
             // The connection stays: a peer that was only paused must hear that it was not heard, or it
             // would go on as the owner of slots that others have served meanwhile.
             Told::PeerDown {

@@ -8,6 +8,8 @@ use membership::View;
 use parking_lot::Mutex;
 use state::NodeId;
 
+use crate::drain::Desk;
+
 /// The sync core's account of itself, renewed several times a second.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SyncReport {
@@ -70,6 +72,7 @@ pub(crate) struct Board {
     pub(crate) synced: Synced,
     pub(crate) sync: Mutex<SyncReport>,
     pub(crate) members: Mutex<MemberReport>,
+    pub(crate) drain: Desk,
     pub(crate) sync_busy: Busy,
     pub(crate) member_busy: Busy,
 }

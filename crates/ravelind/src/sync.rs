@@ -263,6 +263,8 @@ impl SyncCore {
             self.replicator.tick(now_us);
         }
         self.carry_out();
+        let workers = self.ends.iter().map(|end| end.shared.clone());
+        crate::drain::finish_flush(&self.board, &self.replicator, workers);
         if now_us >= self.reported_us + REPORT_US {
             self.reported_us = now_us;
             self.report(now_us);

@@ -32,6 +32,9 @@ impl Handler for Fixed {
         match request {
             Request::Ping => responder.pong(),
             Request::Version => responder.version("1.2.3"),
+            Request::Drain { .. } | Request::Undrain | Request::DrainProgress { .. } => {
+                responder.drain(&telemetry::control::Drain::default());
+            }
             Request::Status => {
                 if let Some((arrived, leave)) = &self.gate {
                     arrived.send(()).unwrap();

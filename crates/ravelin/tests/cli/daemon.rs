@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 
-use crate::support::{Daemon, Ran, run, status};
+use crate::support::{Daemon, Ran, Story, run, status};
 use serde_json::Value;
 use telemetry::control::{Flow, FlowName, FlowRequest, Proto, Request, Status};
 use telemetry::counters::{CounterQuery, CounterReport};
@@ -419,4 +419,94 @@ fn a_flow_that_is_not_there_or_not_named_is_told() {
         assert_eq!(ran.status, 2, "{words:?}: {}", ran.stderr);
         assert!(ran.stderr.contains(says), "{words:?}: {}", ran.stderr);
     }
+}
+
+#[test]
+fn a_drain_shows_its_progress_and_ends_with_the_daemon() {
+    let daemon = Daemon::telling(Story::Leaves);
+    let ran = daemon.run(&["drain"]);
+    succeeded(&ran);
+    let expected = "\
+handing over: 170 of 341 slots handed over, waits for n3
+final synchronisation: 341 of 341 slots handed over
+releasing held packets: 341 of 341 slots handed over, 1 packet held
+offline: 341 of 341 slots handed over
+done after 21 ms: the daemon has ended
+";
+    assert_eq!(ran.stdout, expected);
+
+    let daemon = Daemon::telling(Story::Stays);
+    let ran = daemon.run(&["drain", "--stay", "--timeout", "500ms", "--force"]);
+    succeeded(&ran);
+    assert!(
+        ran.stdout.contains("\ndrained: 341 of 341 slots"),
+        "{}",
+        ran.stdout
+    );
+    assert!(ran.stdout.ends_with("ravelin undrain has it join again\n"));
+}
+
+#[test]
+fn a_drain_is_asked_for_as_it_was_written() {
+    let asked = |args: &[&str]| {
+        let daemon = Daemon::start();
+        assert_eq!(daemon.run(args).status, 1);
+        daemon.asked()
+    };
+    let drain = |stay, bound_ms, force| Request::Drain {
+        stay,
+        bound_ms,
+        force,
+    };
+    assert_eq!(asked(&["drain"]), drain(false, 10_000, false));
+    assert_eq!(asked(&["drain", "--stay"]), drain(true, 10_000, false));
+    let args = ["drain", "--force", "--timeout", "2m"];
+    assert_eq!(asked(&args), drain(false, 120_000, true));
+    assert_eq!(asked(&["undrain"]), Request::Undrain);
+}
+
+#[test]
+fn a_drain_that_fails_says_why() {
+    let ran = Daemon::start().run(&["drain"]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (1, ""));
+    assert_eq!(ran.stderr, "ravelin: ravelind: no other node is active\n");
+
+    let ran = Daemon::telling(Story::Cut).run(&["drain"]);
+    assert_eq!(ran.status, 1);
+    assert_eq!(ran.stderr, "ravelin: packets are lost\n");
+    assert!(ran.stdout.contains("offline: "), "{}", ran.stdout);
+
+    let ran = Daemon::telling(Story::Abandoned).run(&["drain"]);
+    assert_eq!(ran.status, 1);
+    assert!(
+        ran.stderr.contains("nobody is left to take over"),
+        "{}",
+        ran.stderr
+    );
+
+    let ran = Daemon::start().run(&["drain", "--timeout", "10"]);
+    assert_eq!(ran.status, 2);
+    assert!(ran.stderr.contains("for example 10s"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_drain_as_json_is_a_line_for_each_step() {
+    let ran = Daemon::telling(Story::Leaves).run(&["--json", "drain"]);
+    succeeded(&ran);
+    let steps = ran.stdout.lines().map(|line| {
+        let step: Value = serde_json::from_str(line).expect("JSON");
+        step["phase"].as_str().expect("a phase").to_owned()
+    });
+    let steps: Vec<String> = steps.collect();
+    assert_eq!(
+        steps,
+        ["handing_over", "final_sync", "releasing", "leaving"]
+    );
+
+    let ran = Daemon::telling(Story::Stays).run(&["--json", "undrain"]);
+    succeeded(&ran);
+    assert_eq!(ran.stdout.lines().count(), 1);
+    let ran = Daemon::telling(Story::Stays).run(&["undrain"]);
+    succeeded(&ran);
+    assert!(ran.stdout.contains("joins again"), "{}", ran.stdout);
 }

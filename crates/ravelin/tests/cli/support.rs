@@ -6,9 +6,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use telemetry::control::{
-    CommonEntries, Core, Endpoint, FailureKind, Flow, FlowFilter, FlowInstructed, FlowRequest,
-    FlowRole, Flows, Handler, Interface, Limits, Member, Node, Peer, PolicyInForce, Proto,
-    Redundancy, Replication, Request, Responder, Server, Status, Takeover, View,
+    CommonEntries, Core, Drain, DrainPhase, Endpoint, FailureKind, Flow, FlowFilter,
+    FlowInstructed, FlowRequest, FlowRole, Flows, Handler, Interface, Limits, Member, Node, Peer,
+    PolicyInForce, Proto, Redundancy, Replication, Request, Responder, Server, Status, Takeover,
+    View,
 };
 use telemetry::counters::{CounterQuery, CounterReport, CounterValue};
 
@@ -54,6 +55,11 @@ static LAST: Mutex<Vec<(PathBuf, Request)>> = Mutex::new(Vec::new());
 
 impl Daemon {
     pub(crate) fn start() -> Self {
+        Self::telling(Story::Refused)
+    }
+
+    /// A daemon whose drains go as the story has it.
+    pub(crate) fn telling(story: Story) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let endpoint = Endpoint {
             path: dir.path().join("s"),
@@ -62,6 +68,7 @@ impl Daemon {
         let handler = Fixed {
             path: endpoint.path.clone(),
             rounds: AtomicU64::new(0),
+            drains: Drains::new(story),
         };
         let server = endpoint.bind().unwrap().serve(handler, Limits::default());
         Self {
@@ -100,6 +107,7 @@ impl Daemon {
 struct Fixed {
     path: PathBuf,
     rounds: AtomicU64,
+    drains: Drains,
 }
 
 impl Handler for Fixed {
@@ -110,6 +118,9 @@ impl Handler for Fixed {
         match request {
             Request::Ping => responder.pong(),
             Request::Version => responder.version("9.8.7"),
+            Request::Drain { .. } | Request::Undrain | Request::DrainProgress { .. } => {
+                self.drains.answer(&request, responder);
+            }
             Request::Status => responder.status(&status()),
             Request::Counters { query } => {
                 let round = self.rounds.fetch_add(1, Ordering::Relaxed);
@@ -297,6 +308,7 @@ pub(crate) fn status() -> Status {
             expectations: 0,
             tunnels: 0,
         },
+        drain: None,
     }
 }
 
@@ -305,4 +317,77 @@ pub(crate) fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../examples")
         .join(name)
+}
+
+/// How a drain goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Story {
+    /// Not at all.
+    Refused,
+    /// To its end, and the daemon ends.
+    Leaves,
+    /// To its end, and the daemon stays.
+    Stays,
+    /// Its time is up before.
+    Cut,
+    /// Nobody is left to take over.
+    Abandoned,
+}
+
+/// The answers of a drain, in turn.
+struct Drains {
+    story: Story,
+    step: AtomicU64,
+}
+
+impl Drains {
+    fn new(story: Story) -> Self {
+        Self {
+            story,
+            step: AtomicU64::new(0),
+        }
+    }
+
+    fn answer(&self, request: &Request, responder: &mut Responder<'_>) {
+        if self.story == Story::Refused {
+            return responder.fail(FailureKind::Refused, "no other node is active");
+        }
+        let step = match request {
+            Request::DrainProgress { after } => *after,
+            _ => 0,
+        };
+        let begun = Drain {
+            number: step + 1,
+            slots: 341,
+            age_ms: 7 * step,
+            stay: self.story == Story::Stays,
+            ..Drain::default()
+        };
+        let phase = match (step, self.story) {
+            (0, _) => DrainPhase::HandingOver,
+            (1, Story::Abandoned) => DrainPhase::Abandoned,
+            (1, _) => DrainPhase::FinalSync,
+            (2, _) => DrainPhase::Releasing,
+            (3, Story::Stays) => DrainPhase::Drained,
+            _ => DrainPhase::Leaving,
+        };
+        let handing_over = phase == DrainPhase::HandingOver;
+        // After the last news the daemon ends: its connections break.
+        let asked = self.step.fetch_add(1, Ordering::Relaxed);
+        if asked > 5 {
+            return responder.fail(FailureKind::Unavailable, "ending");
+        }
+        responder.drain(&Drain {
+            phase,
+            slots_handed_over: if handing_over { 170 } else { 341 },
+            waits_for: if handing_over {
+                vec!["n3".into()]
+            } else {
+                vec![]
+            },
+            held_packets: if phase == DrainPhase::Releasing { 1 } else { 0 },
+            cut: (self.story == Story::Cut && !handing_over).then(|| "packets are lost".into()),
+            ..begun
+        });
+    }
 }

@@ -115,6 +115,7 @@ fn common(text: &str, store: impl FnOnce(&Arc<Policies>) -> Arc<dyn CommonStore>
             synced: Default::default(),
             sync: Default::default(),
             members: Default::default(),
+            drain: Default::default(),
             sync_busy: Default::default(),
             member_busy: Default::default(),
         }),

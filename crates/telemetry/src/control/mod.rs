@@ -20,6 +20,7 @@
 
 mod client;
 mod common;
+mod drain;
 mod filter;
 mod flow;
 mod instruct;
@@ -33,6 +34,7 @@ pub use common::{
     BlockRequest, Blocked, Change, ExpectRequest, Expected, LoggedIn, POLICY_BYTES_MAX,
     PolicyLoaded, PolicyNode, PolicyRefusal, PolicyRequest, PolicyShown, UserRequest,
 };
+pub use drain::{Drain, DrainPhase};
 pub use filter::{FilterError, FlowFilter, PortRange};
 pub use flow::{Flow, FlowFacts, FlowRole, Proto};
 pub use instruct::{FlowInstructed, FlowName, FlowRequest};

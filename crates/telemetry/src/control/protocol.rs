@@ -55,12 +55,32 @@ pub enum Request {
     Policy(PolicyRequest),
     /// Which related connections are expected?
     Expect(ExpectRequest),
+    /// Hand all slots over and go offline. Answered by [`Drain`](super::Drain) when that has begun.
+    Drain {
+        /// Go on afterwards, without slots.
+        #[serde(default)]
+        stay: bool,
+        /// After so many milliseconds it is over, finished or not.
+        bound_ms: u64,
+        /// Also when nobody can take over.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Take [`Request::Drain`] back. Answered by [`Drain`](super::Drain).
+    Undrain,
+    /// How far is it? Answered by [`Drain`](super::Drain), when it is another one than the one of
+    /// this number or a second has passed.
+    DrainProgress {
+        /// The [number](super::Drain::number) of the last answer; 0 for none.
+        #[serde(default)]
+        after: u64,
+    },
 }
 
 impl Request {
     /// The `ask` values that a daemon of this [`PROTOCOL`] knows, for error messages.
-    const NAMES: &'static str =
-        "ping, version, status, flows, flow, counters, user, block, policy, expect";
+    const NAMES: &'static str = "ping, version, status, flows, flow, counters, user, block, policy, \
+                                 expect, drain, undrain, drain_progress";
 
     /// The line that carries the request, with its newline.
     pub(super) fn to_line(&self) -> Vec<u8> {
@@ -167,6 +187,8 @@ pub enum FailureKind {
     Absent,
     /// The daemon cannot answer now, for example since it is still starting.
     Unavailable,
+    /// What is asked for would do harm, or makes no sense now.
+    Refused,
     /// The daemon did not answer: a fault of its own.
     Internal,
     /// A class that a later release added.
@@ -219,6 +241,13 @@ mod tests {
                 source: "r.toml".into(),
             }),
             Request::Expect(ExpectRequest::List),
+            Request::Drain {
+                stay: true,
+                bound_ms: 10_000,
+                force: false,
+            },
+            Request::Undrain,
+            Request::DrainProgress { after: 7 },
         ] {
             let line = request.to_line();
             assert_eq!(line.iter().position(|b| *b == b'\n'), Some(line.len() - 1));

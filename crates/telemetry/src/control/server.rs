@@ -14,9 +14,9 @@ use serde::Serialize;
 use super::line::{LineError, Lines};
 use super::protocol::ErrorLine;
 use super::{
-    ANSWER_BYTES_MAX, BlockRequest, Blocked, Change, ExpectRequest, Expected, Failure, FailureKind,
-    Flow, FlowInstructed, ListEnd, LoggedIn, PROTOCOL, PolicyLoaded, PolicyRequest, PolicyShown,
-    Pong, REQUEST_BYTES_MAX, Request, Status, UserRequest, Version,
+    ANSWER_BYTES_MAX, BlockRequest, Blocked, Change, Drain, ExpectRequest, Expected, Failure,
+    FailureKind, Flow, FlowInstructed, ListEnd, LoggedIn, PROTOCOL, PolicyLoaded, PolicyRequest,
+    PolicyShown, Pong, REQUEST_BYTES_MAX, Request, Status, UserRequest, Version,
 };
 use crate::counters::CounterReport;
 
@@ -278,6 +278,7 @@ enum Kind {
     Version,
     Status,
     Counters,
+    Drain,
     Flows { limit: u64, count_only: bool },
     Change,
     Instructed,
@@ -316,6 +317,7 @@ impl<'a> Responder<'a> {
             Request::Version => Kind::Version,
             Request::Status => Kind::Status,
             Request::Counters { .. } => Kind::Counters,
+            Request::Drain { .. } | Request::Undrain | Request::DrainProgress { .. } => Kind::Drain,
             Request::Flows { filter, count } => Kind::Flows {
                 limit: filter.limit.unwrap_or(u64::MAX),
                 count_only: *count,
@@ -409,6 +411,11 @@ impl<'a> Responder<'a> {
             Progress::Lost(_) => Err(Stop::Unwanted),
             _ => Ok(()),
         }
+    }
+
+    /// Answers [`Request::Drain`], [`Request::Undrain`] and [`Request::DrainProgress`].
+    pub fn drain(&mut self, drain: &Drain) {
+        self.answer(Kind::Drain, drain);
     }
 
     /// Adds a flow to the answer to [`Request::Flows`]. The caller has applied the filter, but

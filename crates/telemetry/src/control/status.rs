@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Drain;
+
 /// How a node is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Status {
@@ -32,6 +34,9 @@ pub struct Status {
     pub interfaces: Vec<Interface>,
     /// Its cores.
     pub cores: Vec<Core>,
+    /// How far it is on its way to offline; null unless it was told to go there.
+    #[serde(default)]
+    pub drain: Option<Drain>,
 }
 
 /// The node that answers.
