@@ -119,3 +119,56 @@ fn the_command_line_tells_a_live_cluster_as_it_is() {
     );
     load.finish_unbroken(&cluster);
 }
+
+/// The command line is a second software entity: it modifies a flow's state, has it synchronised,
+/// and is told when that is complete (requirements 20, 21, 23, 24).
+#[test]
+fn one_flow_is_marked_synchronised_and_ended_on_command() {
+    let cluster = cluster("einstr", &Settings::new(3));
+    let mut load = Load::start(&cluster, 5);
+    load.wait_for_messages(10);
+    let (owner, _) = e2e::busiest(&cluster);
+    let flow = cluster
+        .flows(owner, &["dport=7777", "role=owner"])
+        .expect("it answers")[0]
+        .clone();
+    let at = |ip, port| std::net::SocketAddr::new(ip, port).to_string();
+    let ends = [at(flow.src, flow.sport), at(flow.dst, flow.dport)];
+    let instruct = |words: &[&str]| {
+        let named = ["tcp", &ends[0], &ends[1]];
+        printed(&cluster, owner, &[&["flow"], words, &named].concat())
+    };
+    let copies = || -> Vec<telemetry::control::Flow> {
+        let sport = format!("sport={}", flow.sport);
+        let src = format!("src={}", flow.src);
+        let of = |index| cluster.flows(index, &["dport=7777", &sport, &src]);
+        (1..=3)
+            .flat_map(|index| of(index).expect("it answers"))
+            .collect()
+    };
+
+    for words in [&["sync"][..], &["mark", "7"]] {
+        let said = instruct(words);
+        assert!(said.contains("acknowledged by every backup"), "{said}");
+    }
+    // Acknowledged means: the copy has it already.
+    let marks: Vec<u32> = copies().iter().map(|copy| copy.mark).collect();
+    assert_eq!(marks, [7, 7], "the owner's and its backup's");
+
+    let other = (1..=3).find(|index| *index != owner).expect("three nodes");
+    let words = ["flow", "mark", "8", "tcp", &ends[0], &ends[1]];
+    let says = ["flow"];
+    fails(&cluster, cluster.socket(other), &words, 1, &says);
+
+    instruct(&["end"]);
+    wait_for("the flow to end everywhere", || match copies().len() {
+        0 => Ok(()),
+        n => Err(format!("{n} live")),
+    });
+    wait_for("its connection to break", || {
+        match load.report().broken.len() {
+            1 => Ok(()),
+            n => Err(format!("{n} broken")),
+        }
+    });
+}

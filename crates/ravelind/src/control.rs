@@ -189,6 +189,7 @@ impl Answers {
             packets: by_origin(seen.local.packets),
             bytes: by_origin(seen.local.bytes),
             held: seen.held,
+            mark: record.mark.value,
             incarnation: record.incarnation,
         }
     }

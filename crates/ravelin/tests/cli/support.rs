@@ -192,6 +192,7 @@ fn flow() -> Flow {
         packets: [10, 20],
         bytes: [600, 30_000],
         held: false,
+        mark: 0,
         incarnation: u64::MAX,
     }
 }

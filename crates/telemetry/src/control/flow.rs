@@ -45,6 +45,9 @@ pub struct Flow {
     pub bytes: [u64; 2],
     /// Whether packets of it wait for an acknowledgement now.
     pub held: bool,
+    /// The mark that an operator or an agent gave it; 0 for none.
+    #[serde(default)]
+    pub mark: u32,
     /// Tells successive flows between the same endpoints apart.
     pub incarnation: u64,
 }
