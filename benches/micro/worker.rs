@@ -313,6 +313,7 @@ fn config(flows: u32, replicate: bool) -> Config {
         seed: 7,
         timeouts: Timeouts::default(),
         refresh_s: 10,
+        distribution: engine::Distribution::Filter,
         tcp_strict: true,
         tcp_pickup: false,
         verify_checksums: true,

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use flowtable::FlowId;
-use state::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, SyncMode, slot_of};
+use state::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Slot, SyncMode, slot_of};
 use wire::reply::{IcmpError, Unreachable};
 
 use crate::counters::Counter;
@@ -56,6 +56,9 @@ impl<P: Port> Worker<P> {
         let slot = slot_of(&entry.record.key);
         let sync = entry.record.class.sync;
         self.digests.age(&mut self.table.entry_mut(id).local);
+        if self.is_foreign(slot) && local.flags.is_handler() {
+            return self.age_handled(id, slot);
+        }
         if !self.ownership.owned.contains(slot) {
             let settled = now_s >= self.ownership.changed_s.saturating_add(FORGET_AFTER_S);
             if settled && !self.ownership.kept.contains(slot) {
@@ -74,7 +77,7 @@ impl<P: Port> Worker<P> {
         }
         self.live_counted += 1;
         self.owned_counted += 1;
-        if sync == SyncMode::None {
+        if sync == SyncMode::None && !self.is_told(id) {
             return;
         }
         let due = local.replicate_at_s != 0 && now_s >= local.replicate_at_s;
@@ -82,6 +85,30 @@ impl<P: Port> Worker<P> {
             && local.seen_s > local.replicated_s
             && now_s >= local.replicated_s.saturating_add(self.config.refresh_s);
         if due || refresh {
+            self.emit(id);
+        }
+    }
+
+    /// A flow that this node handles for another: its owner may see none of its packets, and is told
+    /// well before it would take the flow for idle. The owner ends it; should that word be lost, what
+    /// this node need not keep goes some time after.
+    fn age_handled(&mut self, id: FlowId, slot: Slot) {
+        let now_s = self.now.s();
+        let timeout_s = self.timeout(id);
+        let local = self.table.entry(id).local;
+        let grace_s = self.config.refresh_s.saturating_add(FORGET_AFTER_S);
+        let over_s = local
+            .seen_s
+            .saturating_add(timeout_s)
+            .saturating_add(grace_s);
+        if now_s >= over_s && !self.ownership.kept.contains(slot) {
+            self.counters.count(Counter::ReplicasForgotten);
+            return self.forget(id);
+        }
+        self.live_counted += 1;
+        let every_s = self.config.refresh_s.min(timeout_s / 3).max(1);
+        let refresh = local.flags.is_fresh() && now_s >= local.replicated_s.saturating_add(every_s);
+        if refresh && self.is_told(id) {
             self.emit(id);
         }
     }

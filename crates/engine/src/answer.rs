@@ -1,12 +1,14 @@
 //! Tier 4: what the gateway says itself. ARP and neighbour discovery, answers to pings of its own
 //! addresses, ICMP errors and TCP resets.
 //!
-//! Every node of a cluster has the same addresses. What one of them must say, the owner of a slot
-//! says: that of the asker and the asked address.
+//! Where every node receives every frame they have the same addresses. What one of them must say, the
+//! owner of a slot says: that of the asker and the asked address. With `ecmp` each has addresses of
+//! its own, and speaks for itself.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use membership::Distribution;
 use state::{FlowKey, PROTO_ICMP, slot_of};
 use wire::reply::{self, IcmpError, ReplyError, Sender};
 use wire::{Addr, Mac, Parsed, addr_from_ip, addr_from_v4, addr_to_ip, addr_to_v4, arp, ndp};
@@ -166,6 +168,9 @@ impl<P: Port> Worker<P> {
 
     /// Whether this node is the one that answers `asker` for one of the gateway's addresses.
     fn speaks_to(&self, asker: &Addr, asked: &Addr) -> bool {
+        if self.config.distribution == Distribution::Ecmp {
+            return true;
+        }
         let (key, _) = FlowKey::new(*asker, *asked, 0, 0, PROTO_ICMP);
         self.ownership.owned.contains(slot_of(&key)) && self.view_is_valid()
     }

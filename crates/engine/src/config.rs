@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use membership::Distribution;
 use state::{NodeId, TcpPhase};
 use wire::Mac;
 
@@ -89,9 +90,10 @@ pub enum WhenAlone {
 /// How packets are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
-    /// The most packets that one worker holds.
+    /// The most packets that one worker holds, and with `ecmp` as many again that wait for what other
+    /// nodes know of their flows.
     pub capacity: usize,
-    /// How long a packet is held at most, in microseconds.
+    /// How long a packet is held, or waits for an answer, at most, in microseconds.
     pub deadline_us: u64,
     /// What happens then.
     pub at_deadline: AtDeadline,
@@ -112,8 +114,11 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// The static routes.
     pub routes: Vec<Route>,
+    /// How packets come to the nodes. With [`Distribution::Ecmp`] the interfaces' addresses are this
+    /// node's own, and so is all that is said to neighbours.
+    pub distribution: Distribution,
     /// The cluster's multicast address on every segment, when all nodes receive all frames.
-    /// `None` for a node alone.
+    /// `None` for a node alone, and with [`Distribution::Ecmp`].
     pub cluster_mac: Option<Mac>,
     /// Whether there is a sync core that takes changes; not on a node without a cluster.
     pub replicate: bool,

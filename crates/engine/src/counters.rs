@@ -84,6 +84,22 @@ telemetry::counters! {
         DropSyncFull = "drop_sync_full",
         /// Packets for another worker whose ring was full.
         DropCrossFull = "drop_cross_full",
+        /// With `ecmp`, packets of flows unknown here whose slot has no owner to ask.
+        DropNoOwner = "drop_no_owner",
+        /// Packets of flows unknown here that found no room to wait for an answer.
+        DropAskFull = "drop_ask_full",
+        /// Packets whose flow nobody told of before the hold's deadline.
+        DropAskDeadline = "drop_ask_deadline",
+        /// Packets that waited until another node told of their flow.
+        AskWaiting = "ask_waiting",
+        /// Flows that another node was asked for.
+        Asked = "asked",
+        /// Questions answered in time, also with "there is none".
+        AskAnswered = "ask_answered",
+        /// Flows that another node told of when asked.
+        AskFound = "ask_found",
+        /// Questions that nobody answered before the hold's deadline.
+        AskUnanswered = "ask_unanswered",
         /// Packets held until their flow's state was acknowledged.
         Held = "held",
         /// Held packets released by an acknowledgement.

@@ -2,7 +2,7 @@
 
 use flowtable::FlowId;
 use policy::Action;
-use state::{Life, PROTO_TCP, Progress, SyncMode};
+use state::{Life, PROTO_TCP, Progress, SyncMode, slot_of};
 use wire::reply::{IcmpError, Unreachable};
 use wire::rewrite::{self, RewriteError};
 use wire::{Mac, Parsed, ethernet};
@@ -40,6 +40,14 @@ impl<P: Port> Worker<P> {
             return;
         }
         let now_s = self.now.s();
+        let shared = self.is_shared(id);
+        // The slot's owner must know who else handles a flow, to pass on what others tell of it.
+        let begins = shared
+            && !self.table.entry(id).local.flags.is_handler()
+            && self.is_foreign(slot_of(&self.table.entry(id).record.key));
+        if begins && self.links.to_sync.is_full() {
+            return self.counters.count(Counter::DropSyncFull);
+        }
         self.mark_if_old(id);
         let was_replica = self.table.entry(id).local.flags.is_replica();
         let entry = self.table.entry_mut(id);
@@ -49,9 +57,9 @@ impl<P: Port> Worker<P> {
         }
         if p.proto == PROTO_TCP {
             let context = tcp::Context {
-                strict: self.config.tcp_strict,
-                sender_behind: entry.local.flags.is_behind(dir),
-                receiver_behind: entry.local.flags.is_behind(dir.reverse()),
+                strict: self.config.tcp_strict && !shared,
+                sender_behind: shared || entry.local.flags.is_behind(dir),
+                receiver_behind: shared || entry.local.flags.is_behind(dir.reverse()),
             };
             match tcp::track(&mut entry.record, dir, &p.tcp, context) {
                 Outcome::Pass => {
@@ -78,8 +86,15 @@ impl<P: Port> Worker<P> {
         entry.local.bytes[dir.index()] += u64::from(p.end - p.l3);
         let changed = entry.record.progress != before;
         let pending = entry.local.replicate_at_s != 0;
-        if changed && !pending && entry.record.class.sync != SyncMode::None {
+        let class = entry.record.class;
+        if (changed || begins) && !pending && self.is_told(id) {
             self.emit(id);
+        }
+        if begins && class.sync == SyncMode::Ack && dir == class.origin && !before.replied() {
+            // Nobody has answered yet, so its opening may not be acknowledged where it was opened:
+            // what goes on from here waits until the owner and its targets have it from here.
+            let local = &mut self.table.entry_mut(id).local;
+            local.hold_lsn = local.lsn;
         }
         if was_replica {
             let key = self.table.entry(id).record.key;
@@ -318,7 +333,7 @@ impl<P: Port> Worker<P> {
         entry.record.life = Life::Dead;
         entry.local.seen_s = self.now.s();
         entry.local.replicate_at_s = 0;
-        if entry.record.class.sync != SyncMode::None {
+        if self.is_told(id) {
             self.emit(id);
         }
     }

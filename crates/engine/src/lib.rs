@@ -10,12 +10,13 @@
 //!
 //! 1. Parse, interface, slot: packets of other nodes' slots leave here (`receive`).
 //! 2. A flow that is known: burst lookup, tracking, the flow's remembered next hop (`forward`).
-//! 3. A flow that is not: routes, rules, insertion, a change for the sync core, the hold (`open`).
+//! 3. A flow that is not: with `ecmp` a question to the slot's owner (`ask`); then routes, rules, insertion, a change for the sync core, the hold (`open`).
 //! 4. What the gateway answers itself: ARP, NDP, pings, errors (`answer`).
 #![forbid(unsafe_code)]
 
 mod age;
 mod answer;
+mod ask;
 mod config;
 mod counters;
 mod digest;
@@ -32,6 +33,8 @@ mod shared;
 mod sync;
 mod tcp;
 mod worker;
+
+pub use membership::Distribution;
 
 pub use config::{AtDeadline, Config, Hold, Interface, Route, Timeouts, WhenAlone};
 pub use counters::{Counter, Counters, MalformedBy};

@@ -1,8 +1,10 @@
 //! Tier 3: packets that open a flow.
 
-use flowtable::{FlowId, InsertError, Local};
+use flowtable::{FlowId, InsertError, Local, LocalFlags};
 use policy::{Action, Decision, Query};
-use state::{Class, FlowKey, FlowRecord, Life, Mark, PROTO_TCP, Progress, SyncMode, Verdict};
+use state::{
+    Class, FlowKey, FlowRecord, Life, Mark, PROTO_TCP, Progress, SyncMode, Verdict, slot_of,
+};
 use wire::reply::{IcmpError, Unreachable};
 use wire::tcp::{ACK, RST, SYN};
 use wire::{Parsed, icmpv4, icmpv6, ip};
@@ -68,7 +70,7 @@ impl<P: Port> Worker<P> {
                 };
             }
         }
-        let alone = self.ownership.targets.is_empty();
+        let alone = self.is_alone(slot_of(key));
         let protect = decision.sync == SyncMode::Ack;
         if protect && alone && self.config.hold.alone == WhenAlone::Refuse {
             return self.counters.count(Counter::DropAlone);
@@ -81,6 +83,8 @@ impl<P: Port> Worker<P> {
         };
         self.counters.count(Counter::FlowOpened);
         match decision.sync {
+            // Packets of the other direction may come to other nodes, which ask the slot's owner.
+            SyncMode::None | SyncMode::Delayed if self.is_shared(id) => self.emit(id),
             SyncMode::None => {}
             SyncMode::Delayed => {
                 let delay_s = decision.delay_ms.div_ceil(1000).max(1);
@@ -158,6 +162,7 @@ impl<P: Port> Worker<P> {
         let mut local = Local {
             created_s: self.now.s(),
             seen_s: self.now.s(),
+            flags: LocalFlags::opened(),
             hops: [NO_HOP; 2],
             hops_epoch: self.hops.epoch(),
             ..Local::default()

@@ -2,7 +2,8 @@
 
 use arrayvec::ArrayVec;
 use flowtable::FlowId;
-use state::{Dir, FlowKey, Slot, worker_of};
+use membership::Distribution;
+use state::{Dir, FlowKey, Slot, slot_of, worker_of};
 use wire::{Fragment, Mac, Net, Parsed, icmpv4, icmpv6, ip};
 
 use crate::counters::Counter;
@@ -63,6 +64,20 @@ impl<P: Port> Worker<P> {
                 .filter(|found| self.table.entry(*found).record.key == *key),
             _ => self.table.lookup(key),
         };
+        let lives = id.is_some_and(|id| self.table.entry(id).is_alive());
+        if !lives && self.is_foreign(slot_of(key)) {
+            return self.ask(key, packet);
+        }
+        self.handle_known(key, packet, id);
+    }
+
+    /// A packet whose flow, if there is one in the cluster, is in the table.
+    pub(crate) fn handle_known(
+        &mut self,
+        key: &FlowKey,
+        packet: Packet<P::Buf>,
+        id: Option<FlowId>,
+    ) {
         let known = id.filter(|id| self.table.entry(*id).is_alive());
         match (packet.about, known) {
             (true, Some(id)) => self.forward_error(packet, id),
@@ -120,7 +135,8 @@ impl<P: Port> Worker<P> {
             _ => state::slot_of(&key),
         };
         let local = self.is_own_address(&p.dst);
-        if !self.ownership.owned.contains(slot) {
+        let ecmp = self.config.distribution == Distribution::Ecmp;
+        if !ecmp && !self.ownership.owned.contains(slot) {
             return self.drop_for(Counter::DropNotOwner);
         }
         if !self.view_is_valid() {

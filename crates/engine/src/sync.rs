@@ -1,8 +1,9 @@
 //! The worker's side of replication: changes out, copies in, scans of the shard.
 
 use flowtable::{FlowId, InsertError, Local, LocalFlags};
+use membership::Distribution;
 use replication::{JobId, JobTarget, ToSync};
-use state::{FlowRecord, Life, NodeId, NodeSet, SlotSet, SyncMode, slot_of};
+use state::{FlowRecord, Life, NodeId, NodeSet, SlotSet, slot_of};
 
 use crate::counters::Counter;
 use crate::forward::NO_HOP;
@@ -70,6 +71,11 @@ impl<P: Port> Worker<P> {
     /// Hands a flow's record to the sync core. When the ring is full its slot is sent again later:
     /// nothing blocks, and nothing is lost for good.
     pub(crate) fn emit(&mut self, id: FlowId) {
+        let handlers = self.table.entry(id).handlers;
+        self.emit_to(id, handlers);
+    }
+
+    fn emit_to(&mut self, id: FlowId, handlers: NodeSet) {
         if !self.config.replicate {
             return;
         }
@@ -81,7 +87,7 @@ impl<P: Port> Worker<P> {
             lsn,
             record: entry.record,
             idle_s,
-            handlers: NodeSet::EMPTY,
+            handlers,
         };
         if self.links.to_sync.push(change).is_err() {
             let slot = slot_of(&entry.record.key);
@@ -94,6 +100,7 @@ impl<P: Port> Worker<P> {
             .replace(slot_of(&entry.record.key), &mut entry.local, digest);
         entry.local.lsn = lsn;
         entry.local.replicated_s = now_s;
+        entry.local.flags.told();
         entry.local.replicate_at_s = 0;
         self.lsn = lsn;
         self.counters.count(Counter::Changes);
@@ -127,9 +134,17 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    fn apply_one(&mut self, peer: NodeId, record: &FlowRecord, idle_s: u16) -> bool {
+    pub(crate) fn apply_one(&mut self, peer: NodeId, record: &FlowRecord, idle_s: u16) -> bool {
         let now_s = self.now.s();
         let seen_s = now_s.saturating_sub(u32::from(idle_s));
+        // With `ecmp`, who tells of a flow of another's slot handles it.
+        let slot = slot_of(&record.key);
+        let ecmp = self.config.distribution == Distribution::Ecmp;
+        let handles = ecmp && self.view.value().owner(slot) != Some(peer);
+        let handlers = match handles {
+            true => [peer].into_iter().collect(),
+            false => NodeSet::EMPTY,
+        };
         let found = match self.table.lookup(&record.key) {
             Some(id) => id,
             None => {
@@ -146,10 +161,12 @@ impl<P: Port> Worker<P> {
                 };
                 return match self.table.insert(*record, local) {
                     Ok(id) => {
+                        self.table.entry_mut(id).handlers = handlers;
                         self.note_told(id, peer, record, true);
-                        if self.ownership.owned.contains(slot_of(&record.key)) {
-                            self.emit(id);
+                        if self.ownership.owned.contains(slot) {
+                            self.emit_to(id, NodeSet::EMPTY);
                         }
+                        self.settle_if_alive(id);
                         true
                     }
                     // A tombstone without a flow only guards against stragglers.
@@ -158,8 +175,9 @@ impl<P: Port> Worker<P> {
                 };
             }
         };
-        let owned = self.ownership.owned.contains(slot_of(&record.key));
+        let owned = self.ownership.owned.contains(slot);
         let entry = self.table.entry_mut(found);
+        entry.handlers.0 |= handlers.0;
         let was_alive = entry.is_alive();
         let other_incarnation = entry.record.incarnation != record.incarnation;
         let changed = entry.record.merge(record);
@@ -177,10 +195,24 @@ impl<P: Port> Worker<P> {
         self.note_told(found, peer, record, changed);
         // What a former owner or a second handler tells late is news to this node's own targets.
         // A copy that is equal changes nothing, so this ends.
-        if changed && owned {
+        // A second handler that knows less than this node is told what it lacks.
+        let others = NodeSet(self.table.entry(found).handlers.0 & !handlers.0);
+        let equal = self.table.entry(found).record == *record;
+        if owned && changed && equal {
+            self.emit_to(found, others);
+        } else if owned && (changed || (handles && !equal)) {
             self.emit(found);
         }
+        self.settle_if_alive(found);
         true
+    }
+
+    /// Packets may wait for what a peer told just now without being asked.
+    fn settle_if_alive(&mut self, id: FlowId) {
+        if self.asks.waiting() > 0 && self.table.entry(id).is_alive() {
+            let key = self.table.entry(id).record.key;
+            self.settle_known(&key);
+        }
     }
 
     /// Goes on with the scans that were asked for, at the configured pace.
@@ -255,9 +287,15 @@ impl<P: Port> Worker<P> {
         if !job.slots.contains(slot_of(&entry.record.key)) {
             return Scanned::Skipped;
         }
+        // Of other nodes' slots this one tells what it handles itself, unless it is asked for all.
+        let foreign =
+            self.is_foreign(slot_of(&entry.record.key)) && !entry.local.flags.is_handler();
+        if foreign && matches!(job.target, JobTarget::Group | JobTarget::Peer(_)) {
+            return Scanned::Skipped;
+        }
         let told = match (job.target, job.id) {
             (JobTarget::Group, _) | (_, None) => {
-                let wanted = entry.record.class.sync != SyncMode::None
+                let wanted = self.is_told(id)
                     && entry.local.replicate_at_s == 0
                     // Tombstones of dirty slots are changes that were not sent yet.
                     && (entry.is_alive() || job.id.is_none());
@@ -300,6 +338,6 @@ enum Scanned {
     NoRoom,
 }
 
-fn idle(local: &Local, now_s: u32) -> u16 {
+pub(crate) fn idle(local: &Local, now_s: u32) -> u16 {
     now_s.saturating_sub(local.seen_s).min(u16::MAX.into()) as u16
 }

@@ -7,12 +7,13 @@ use std::sync::atomic::Ordering;
 use arrayvec::ArrayVec;
 use flowtable::{FlowTable, Local};
 use hashbrown::HashSet;
-use membership::{MemberState, View};
+use membership::{Distribution, MemberState, View};
 use replication::{ToSync, ToWorker};
 use rtrb::{Consumer, Producer};
 use state::{FlowKey, FlowRecord, NodeSet, SLOTS, SlotSet};
 use wire::{Addr, Mac};
 
+use crate::ask::Asks;
 use crate::config::Config;
 use crate::counters::{Counter, Counters};
 use crate::digest::Digests;
@@ -77,6 +78,8 @@ pub struct FlowSeen {
     pub age_s: u32,
     /// Whether this node owns its slot.
     pub owned: bool,
+    /// Whether this node handles packets of it.
+    pub handled: bool,
     /// Whether its packets are being held.
     pub held: bool,
 }
@@ -126,6 +129,7 @@ pub struct Worker<P: Port> {
     pub(crate) routes: Routes,
     pub(crate) hops: Hops<P::Buf>,
     pub(crate) hold: HoldQueue<P::Buf>,
+    pub(crate) asks: Asks<P::Buf>,
     pub(crate) counters: Counters,
     pub(crate) links: Links<P::Buf>,
     pub(crate) shared: Arc<WorkerShared>,
@@ -185,6 +189,7 @@ pub(crate) struct Ownership {
     pub(crate) first_forward_awaited: bool,
     /// Since when the view is as it is.
     pub(crate) changed_s: u32,
+    /// Nodes that changes are sent to: this node's targets, with `ecmp` all others.
     pub(crate) targets: NodeSet,
 }
 
@@ -284,6 +289,13 @@ impl<P: Port> Worker<P> {
             routes: Routes::new(&config.interfaces, &config.routes),
             hops: Hops::with_capacity(config.hops),
             hold: HoldQueue::with_capacity(config.hold.capacity),
+            asks: Asks::with_capacity(
+                match config.distribution {
+                    Distribution::Ecmp => config.hold.capacity,
+                    Distribution::Filter => 0,
+                },
+                config.seed,
+            ),
             counters: Counters::default(),
             jobs: Jobs::new(config.resync_rate),
             digests: Digests::new(),
@@ -377,6 +389,11 @@ impl<P: Port> Worker<P> {
         self.ports.iter_mut().map(|side| &mut side.port)
     }
 
+    /// How many packets wait for what other nodes know of their flows.
+    pub fn asking(&self) -> usize {
+        self.asks.waiting()
+    }
+
     /// How many packets are held.
     pub fn held(&self) -> usize {
         self.hold.len()
@@ -425,7 +442,10 @@ impl<P: Port> Worker<P> {
             self.ownership.first_forward_awaited = true;
             self.ownership.adopted = adopted;
         }
-        self.ownership.targets = view.targets.get(me.index()).copied().unwrap_or_default();
+        self.ownership.targets = match self.config.distribution {
+            Distribution::Filter => view.targets.get(me.index()).copied().unwrap_or_default(),
+            Distribution::Ecmp => view.others(me),
+        };
         self.ownership.owned = owned;
         self.ownership.kept = kept;
         self.ownership.changed_s = now_s;
@@ -463,6 +483,8 @@ impl<P: Port> Worker<P> {
                     records,
                 } => self.apply(token, peer, records),
                 ToWorker::Job { job, target, slots } => self.jobs.add(job, target, *slots),
+                ToWorker::Lookup { token, peer, key } => self.look_up(token, peer, &key),
+                ToWorker::Answer { token, found } => self.answered(token, found),
                 ToWorker::Cancel { job } => self.jobs.cancel(job),
                 ToWorker::Digest { round, digests } => self.tell_digests(round, digests),
                 ToWorker::Compare { token, digests } => self.compare(token, digests),
@@ -525,7 +547,7 @@ impl<P: Port> Worker<P> {
             // What was held before a pause waits until it is known again who owns what.
             return 0;
         }
-        let mut released = 0;
+        let mut released = self.end_overdue();
         while let Some((held, out)) = self.hold.pop(self.acked_lsn, self.now.us) {
             released += 1;
             let release = match (out, self.config.hold.at_deadline) {
@@ -600,6 +622,7 @@ impl<P: Port> Worker<P> {
                         idle_s: now_s.saturating_sub(entry.local.seen_s),
                         age_s: now_s.saturating_sub(entry.local.created_s),
                         owned: self.ownership.owned.contains(slot),
+                        handled: entry.local.flags.is_handler(),
                         held: entry.local.hold_lsn > self.acked_lsn,
                     });
                 }

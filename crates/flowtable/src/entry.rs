@@ -1,6 +1,6 @@
 //! A place in the slab: the replicated record and what only this worker knows of the flow.
 
-use state::{Class, Dir, FlowKey, FlowRecord, Life, Mark, Progress, SyncMode, Verdict};
+use state::{Class, Dir, FlowKey, FlowRecord, Life, Mark, NodeSet, Progress, SyncMode, Verdict};
 
 /// One place of the slab.
 #[derive(Clone, Debug)]
@@ -9,14 +9,25 @@ pub struct Entry {
     pub record: FlowRecord,
     /// What this worker knows of it.
     pub local: Local,
+    /// Nodes that have asked for the flow or told of it without owning its slot: they handle it too.
+    /// Empty where the owner of a slot alone handles its flows.
+    pub handlers: NodeSet,
     occupancy: Occupancy,
 }
 
+/// Whether a place is occupied, or else the next vacant one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Occupancy {
-    Occupied,
-    Vacant { next: Option<u32> },
+struct Occupancy(u32);
+
+impl Occupancy {
+    const OCCUPIED: Self = Self(u32::MAX);
+    const LAST: Self = Self(u32::MAX - 1);
 }
+
+const _: () = assert!(
+    crate::CAPACITY_MAX < Occupancy::LAST.0 as usize,
+    "places must differ from the two marks"
+);
 
 /// What only this worker knows of a flow. Times are in seconds of the worker's own clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -66,8 +77,16 @@ impl LocalFlags {
     /// Packets of the flow go to an agent.
     const DIVERTED: u8 = 1 << 3;
 
+    /// Packets of the flow were handled here since it came to the table.
+    const HANDLER: u8 = 1 << 5;
+    /// And since it was last handed to the sync core.
+    const FRESH: u8 = 1 << 6;
+
     /// This node knows more of the flow than the slot's owner, which last told of it.
     const AHEAD: u8 = 1 << 4;
+
+    /// What a copy from a peer does not change.
+    const STAYING: u8 = Self::DIVERTED | Self::AHEAD | Self::HANDLER | Self::FRESH;
 
     /// A copy from a peer: windows are behind in both directions.
     pub const fn replica() -> Self {
@@ -79,9 +98,30 @@ impl LocalFlags {
         self.0 & Self::REPLICA != 0
     }
 
+    /// A flow that a packet has opened here.
+    pub const fn opened() -> Self {
+        Self(Self::HANDLER | Self::FRESH)
+    }
+
     /// A packet was handled here.
     pub const fn handled(&mut self) {
         self.0 &= !Self::REPLICA;
+        self.0 |= Self::HANDLER | Self::FRESH;
+    }
+
+    /// Whether packets of the flow were handled here since it came to the table.
+    pub const fn is_handler(self) -> bool {
+        self.0 & Self::HANDLER != 0
+    }
+
+    /// Whether one was since the flow was last handed to the sync core.
+    pub const fn is_fresh(self) -> bool {
+        self.0 & Self::FRESH != 0
+    }
+
+    /// The flow is handed to the sync core.
+    pub const fn told(&mut self) {
+        self.0 &= !Self::FRESH;
     }
 
     /// Whether packets of the flow go to an agent.
@@ -100,7 +140,7 @@ impl LocalFlags {
 
     /// What a copy from a peer makes of these: windows are behind again, agents stay.
     pub const fn replicated(self) -> Self {
-        Self(Self::replica().0 | self.0 & (Self::DIVERTED | Self::AHEAD))
+        Self(Self::replica().0 | self.0 & Self::STAYING)
     }
 
     /// Whether this node knows more of the flow than the slot's owner told.
@@ -138,7 +178,8 @@ impl Entry {
         Self {
             record,
             local,
-            occupancy: Occupancy::Occupied,
+            handlers: NodeSet::EMPTY,
+            occupancy: Occupancy::OCCUPIED,
         }
     }
 
@@ -164,18 +205,20 @@ impl Entry {
         Self {
             record,
             local: Local::default(),
-            occupancy: Occupancy::Vacant { next },
+            handlers: NodeSet::EMPTY,
+            occupancy: next.map_or(Occupancy::LAST, Occupancy),
         }
     }
 
     pub(crate) fn is_occupied(&self) -> bool {
-        self.occupancy == Occupancy::Occupied
+        self.occupancy == Occupancy::OCCUPIED
     }
 
     pub(crate) fn vacant_next(&self) -> Option<u32> {
         match self.occupancy {
-            Occupancy::Vacant { next } => next,
-            Occupancy::Occupied => unreachable!("an occupied entry is not on the vacant list"),
+            Occupancy::LAST => None,
+            Occupancy::OCCUPIED => unreachable!("an occupied entry is not on the vacant list"),
+            Occupancy(next) => Some(next),
         }
     }
 

@@ -84,7 +84,7 @@ Filters are words KEY=VALUE; a flow must fit all of them. The keys:
   sport, dport      port or range (80-90) of the opener, of the other end
   address, port     of either end
   state             for example established
-  role              owner, backup or stale
+  role              owner, handler, backup or stale
   zone              on either side
   limit             at most so many flows
 

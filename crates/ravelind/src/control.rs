@@ -150,6 +150,11 @@ impl Answers {
         true
     }
 
+    fn is_ecmp(&self) -> bool {
+        let cluster = self.config.cluster.as_ref();
+        cluster.is_some_and(|cluster| cluster.distribution == config::Distribution::Ecmp)
+    }
+
     fn flow(&self, seen: &FlowSeen, rules: &RuleNames) -> Flow {
         let record = &seen.record;
         let origin = record.class.origin;
@@ -171,6 +176,8 @@ impl Answers {
             },
             role: if seen.owned {
                 FlowRole::Owner
+            } else if seen.handled && self.is_ecmp() {
+                FlowRole::Handler
             } else if self.board.node.view.load().holds(self.config.node, slot) {
                 FlowRole::Backup
             } else {

@@ -64,6 +64,14 @@ telemetry::counters! {
         SnapshotRecordsSent = "snapshot_records_sent",
         /// Snapshots received whole.
         SnapshotsReceived = "snapshots_received",
+        /// Questions of workers about flows that they do not know, with "ecmp".
+        QuestionsAsked = "questions_asked",
+        /// Questions answered, also with "there is no such flow".
+        QuestionsAnswered = "questions_answered",
+        /// Questions that nobody answered in time.
+        QuestionsUnanswered = "questions_unanswered",
+        /// Questions not taken because too many were open.
+        QuestionsDropped = "questions_dropped",
         /// Frames from peers that broke the protocol; they changed nothing.
         FramesInvalid = "frames_invalid",
         /// Times that the transport's queue to a peer was full.
@@ -115,6 +123,11 @@ pub(crate) fn start(
         .collect();
     let hash = membership::cluster_hash(&cluster.name);
     let mut replication = Options::new(config.node, board.incarnation, hash, ends.len());
+    replication.distribution = crate::workers::distribution(cluster);
+    // Somebody else can be asked three times before the packets' deadline.
+    let deadline_us = cluster.hold_deadline.as_micros() as u64;
+    replication.ask_retry_us = (deadline_us / 4).max(1);
+    replication.ask_deadline_us = deadline_us + deadline_us / 4;
     replication.hold_acks = match cluster.hold_acks {
         config::HoldAcks::All => HoldAcks::All,
         config::HoldAcks::Count(n) => HoldAcks::Count(n.into()),
@@ -551,6 +564,10 @@ impl SyncCore {
             (SyncCounter::SnapshotsDone, c.snapshots_done),
             (SyncCounter::SnapshotRecordsSent, c.snapshot_records_sent),
             (SyncCounter::SnapshotsReceived, c.snapshots_received),
+            (SyncCounter::QuestionsAsked, c.questions_asked),
+            (SyncCounter::QuestionsAnswered, c.questions_answered),
+            (SyncCounter::QuestionsUnanswered, c.questions_unanswered),
+            (SyncCounter::QuestionsDropped, c.questions_dropped),
             (SyncCounter::FramesInvalid, c.frames_invalid),
         ] {
             self.counts.set(counter, value);

@@ -164,6 +164,7 @@ fn worker_config(
                 via: r.via,
             })
             .collect(),
+        distribution: cluster.map_or(engine::Distribution::Filter, distribution),
         cluster_mac: cluster.and_then(|c| c.mac).map(wire::Mac),
         replicate: cluster.is_some(),
         burst: config.cores.workers[worker].burst.into(),
@@ -209,9 +210,22 @@ fn worker_config(
     }
 }
 
+/// How packets come to the nodes.
+pub(crate) fn distribution(cluster: &config::Cluster) -> engine::Distribution {
+    match cluster.distribution {
+        config::Distribution::Filter => engine::Distribution::Filter,
+        config::Distribution::Ecmp => engine::Distribution::Ecmp,
+    }
+}
+
 /// A quarter of the packet buffers, shared by the workers: what is held must not starve reception.
+/// With `ecmp` an eighth, since as many again may wait for answers.
 fn hold_capacity(config: &Config) -> usize {
-    (config.eal.mbufs as usize / 4 / config.cores.workers.len()).max(1)
+    let part = match config.cluster.as_ref().map(distribution) {
+        Some(engine::Distribution::Ecmp) => 8,
+        Some(engine::Distribution::Filter) | None => 4,
+    };
+    (config.eal.mbufs as usize / part / config.cores.workers.len()).max(1)
 }
 
 /// A worker's thread: turn after turn until told to stop.

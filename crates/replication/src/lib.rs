@@ -20,6 +20,7 @@ mod log;
 mod message;
 mod options;
 mod outbox;
+mod questions;
 mod receiver;
 mod replicator;
 mod route;
@@ -28,7 +29,7 @@ mod status;
 mod target;
 
 pub use link::{JobId, JobTarget, SlotDigest, ToSync, ToWorker};
-pub use message::{CONTROL, SNAPSHOTS, Violation};
+pub use message::{CONTROL, QUERIES, SNAPSHOTS, Violation};
 pub use options::{HoldAcks, Options, OptionsError, WORKERS_MAX};
 pub use replicator::Replicator;
 pub use status::{Connection, Counters, Event, Output, Status, TargetStatus};

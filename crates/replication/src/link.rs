@@ -1,6 +1,6 @@
 //! What workers and the sync core tell each other. The rings that carry it are the daemon's.
 
-use state::{FlowRecord, NodeId, NodeSet, Slot, SlotSet};
+use state::{FlowKey, FlowRecord, NodeId, NodeSet, Slot, SlotSet};
 
 /// Names a scan of a worker's shard. Each job goes to all workers; each answers for itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -73,6 +73,21 @@ pub enum ToSync {
         /// Records that the table had no room for.
         refused: u32,
     },
+    /// With `ecmp`: packets of a flow wait that this worker does not know, of a slot that another node
+    /// owns. [`ToWorker::Answer`] follows, unless it takes too long.
+    Ask {
+        /// Chosen by the worker.
+        token: u64,
+        /// The flow.
+        key: FlowKey,
+    },
+    /// The answer to [`ToWorker::Lookup`].
+    Found {
+        /// As in the request.
+        token: u64,
+        /// The record, a tombstone too, and seconds since its last packet.
+        record: Option<(FlowRecord, u16)>,
+    },
     /// The answer to [`ToWorker::Digest`].
     Digests {
         /// As in the request.
@@ -120,6 +135,23 @@ pub enum ToWorker {
     Cancel {
         /// The job.
         job: JobId,
+    },
+    /// A peer asks for a flow of this worker, since it handles packets of it from now on.
+    Lookup {
+        /// Chosen by the sync core.
+        token: u64,
+        /// Who asks.
+        peer: NodeId,
+        /// The flow.
+        key: FlowKey,
+    },
+    /// The answer to [`ToSync::Ask`].
+    Answer {
+        /// As in the request.
+        token: u64,
+        /// Who knows the flow, its record and seconds since its last packet; `None` when there is no
+        /// such flow, or this node itself owns the slot now.
+        found: Option<(NodeId, FlowRecord, u16)>,
     },
     /// Give the digests of the slots that the node owns, as [`ToSync::Digests`].
     Digest {

@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | [`CONTROL`] | `Hello`, then `Request` | `Welcome` |
 //! | worker | `Start`, then `Batch` with consecutive log numbers | `Ack` |
+//! | [`QUERIES`] | `Query` | `Answer` |
 //! | [`SNAPSHOTS`] + worker | `Start`, `Batch` with records counted from 1, `End` | `Ack` |
 //!
 //! A *run* numbers each time a stream's count starts anew at a place that the sender chooses (a new
@@ -24,6 +25,8 @@ use crate::options::WORKERS_MAX;
 
 /// The stream of greetings and requests.
 pub const CONTROL: u16 = 0xffff;
+/// The stream of questions about single flows.
+pub const QUERIES: u16 = 0xfffd;
 /// The first of the streams that carry snapshots, one per worker.
 pub const SNAPSHOTS: u16 = 0x8000;
 /// The last stream that carries records.
@@ -122,6 +125,38 @@ pub(crate) struct Request {
     pub(crate) session: u32,
 }
 
+/// The sender asks what is known of some flows.
+#[derive(Archive, Serialize, Debug)]
+pub(crate) struct Query {
+    /// The asking node's.
+    pub(crate) incarnation: u64,
+    pub(crate) session: u32,
+    pub(crate) keys: Vec<Key>,
+}
+
+/// A flow's key, with its endpoints in canonical order.
+#[derive(Archive, Serialize, Debug)]
+pub(crate) struct Key {
+    pub(crate) a: [u8; 16],
+    pub(crate) b: [u8; 16],
+    pub(crate) a_port: u16,
+    pub(crate) b_port: u16,
+    pub(crate) proto: u8,
+}
+
+/// What is known of flows that were asked for, in any order.
+#[derive(Archive, Serialize, Debug)]
+pub(crate) struct Answer {
+    /// The receiver's.
+    pub(crate) incarnation: u64,
+    /// The incarnation whose session it is: another run of the dialer may have the same number.
+    pub(crate) dialer: u64,
+    pub(crate) session: u32,
+    /// Of these nothing is known.
+    pub(crate) unknown: Vec<Key>,
+    pub(crate) flows: FlowBatch,
+}
+
 /// A message and its kind, the lower half of a frame's first byte.
 pub(crate) trait Message {
     const KIND: u8;
@@ -149,6 +184,8 @@ kinds! {
     End, ArchivedEnd, 5;
     Ack, ArchivedAck, 6;
     Request, ArchivedRequest, 7;
+    Query, ArchivedQuery, 11;
+    Answer, ArchivedAnswer, 12;
 }
 
 /// Writes a message over `frame`.

@@ -41,6 +41,10 @@ pub struct Options {
     /// About how many records a worker is asked for at a time, so that what waits here for a slow
     /// peer stays bounded.
     pub chunk_records: usize,
+    /// With `ecmp`, after this long without an answer about a flow somebody else is asked.
+    pub ask_retry_us: u64,
+    /// How long a question stays open; the workers' deadline, and a little more.
+    pub ask_deadline_us: u64,
 }
 
 /// The most workers of one node; streams are numbered by it.
@@ -69,6 +73,8 @@ impl Options {
             eager_batches: 2,
             window_records: 1 << 16,
             chunk_records: 1 << 16,
+            ask_retry_us: 12_500,
+            ask_deadline_us: 60_000,
         }
     }
 

@@ -7,8 +7,9 @@ use state::{FlowRecord, NODES_MAX, NodeId, slot_of, worker_of};
 
 use crate::ToWorker;
 use crate::message::{
-    self, Ack, ArchivedBatch, ArchivedEnd, ArchivedHello, ArchivedRequest, ArchivedStart, CONTROL,
-    Message, Position, RECORDS_LAST, SNAPSHOTS, Violation, Welcome, open,
+    self, Ack, ArchivedBatch, ArchivedEnd, ArchivedHello, ArchivedQuery, ArchivedRequest,
+    ArchivedStart, CONTROL, Message, Position, QUERIES, RECORDS_LAST, SNAPSHOTS, Violation,
+    Welcome, open,
 };
 use crate::options::{Options, WORKERS_MAX};
 use crate::replicator::Shared;
@@ -177,6 +178,31 @@ impl Receiver {
             }
             _ => Err(Violation::Kind { kind, stream }),
         }
+    }
+
+    /// A peer's questions; `None` when its connection was replaced.
+    pub(crate) fn query<'a>(
+        &self,
+        peer: NodeId,
+        frame: &'a [u8],
+        shared: &mut Shared,
+    ) -> Result<Option<&'a ArchivedQuery>, Violation> {
+        let kind = message::kind(frame)?;
+        if kind != message::Query::KIND {
+            let stream = QUERIES;
+            return Err(Violation::Kind { kind, stream });
+        }
+        let query: &ArchivedQuery = open(frame)?;
+        let (incarnation, session) = (query.incarnation.to_native(), query.session.to_native());
+        let current = self.current(peer, QUERIES, incarnation, session, shared)?;
+        Ok(current.then_some(query))
+    }
+
+    /// The session of a peer's connection that is greeted, and the peer's run.
+    pub(crate) fn session(&self, peer: NodeId) -> Option<(u32, u64)> {
+        let inbound = &self.peers[peer.index()];
+        let session = inbound.session.filter(|_| inbound.hello.is_none())?;
+        Some((session, inbound.incarnation))
     }
 
     /// A worker has put a part of a batch into its table.

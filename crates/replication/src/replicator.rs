@@ -9,9 +9,10 @@ use rkyv::rancor::Error;
 use rkyv::ser::allocator::ArenaHandle;
 use state::NodeId;
 
-use crate::message::{Message, Violation, encode};
+use crate::message::{Message, QUERIES, Violation, encode};
 use crate::options::{Options, OptionsError};
 use crate::outbox::Outbox;
+use crate::questions::{Questions, Reach};
 use crate::receiver::{Receiver, Told};
 use crate::sender::Sender;
 use crate::status::{Connection, Counters, Event, Output, Status};
@@ -33,6 +34,7 @@ use crate::{JobId, ToSync};
 pub struct Replicator {
     sender: Sender,
     pub(crate) receiver: Receiver,
+    questions: Questions,
     shared: Shared,
     /// Something was told since the last time that the halves were asked what to send.
     dirty: bool,
@@ -57,6 +59,7 @@ impl Replicator {
         options.check()?;
         Ok(Self {
             receiver: Receiver::new(&options),
+            questions: Questions::new(&options),
             shared: Shared {
                 incarnation: options.incarnation,
                 outbox: Outbox::default(),
@@ -97,6 +100,8 @@ impl Replicator {
             }
             // Nobody has asked.
             ToSync::Digests { .. } | ToSync::Compared { .. } => shared.counters.worker_faults += 1,
+            ToSync::Ask { token, key } => self.questions.ask(worker, token, key, shared),
+            ToSync::Found { token, record } => self.questions.found(token, record, shared),
             ToSync::JobDone { job, lsn } => self.sender.job_done(worker, job, lsn),
             ToSync::Applied {
                 token,
@@ -113,6 +118,7 @@ impl Replicator {
     pub fn on_view(&mut self, view: Arc<View>, now_us: u64) {
         self.told(now_us);
         self.sender.view(view, &mut self.shared);
+        self.questions.view_changed();
     }
 
     /// The connection that this node dialed to `peer` stands.
@@ -125,13 +131,18 @@ impl Replicator {
     pub fn on_disconnected(&mut self, peer: NodeId, now_us: u64) {
         self.told(now_us);
         self.sender.disconnected(peer, &mut self.shared);
+        self.questions.disconnected(peer);
     }
 
     /// A frame came on the connection that `peer` dialed.
     pub fn on_frame(&mut self, peer: NodeId, stream: u16, frame: &[u8], now_us: u64) {
         self.told(now_us);
         self.shared.counters.bytes_received += frame.len() as u64;
-        match self.receiver.frame(peer, stream, frame, &mut self.shared) {
+        let told = match stream {
+            QUERIES => self.query(peer, frame),
+            _ => self.receiver.frame(peer, stream, frame, &mut self.shared),
+        };
+        match told {
             Ok(Told::Requested { incarnation }) => self.sender.requested(peer, incarnation),
             Ok(told) => self.heard(told),
             Err(reason) => {
@@ -145,8 +156,13 @@ impl Replicator {
     pub fn on_answer(&mut self, peer: NodeId, stream: u16, frame: &[u8], now_us: u64) {
         self.told(now_us);
         self.shared.counters.bytes_received += frame.len() as u64;
-        if let Err(reason) = self.sender.answer(peer, stream, frame, &mut self.shared) {
+        let taken = match stream {
+            QUERIES => self.found(peer, frame),
+            _ => self.sender.answer(peer, stream, frame, &mut self.shared),
+        };
+        if let Err(reason) = taken {
             self.sender.disconnected(peer, &mut self.shared);
+            self.questions.disconnected(peer);
             self.shared.close(peer, Connection::Outgoing, reason);
         }
     }
@@ -191,6 +207,12 @@ impl Replicator {
             }
             self.receiver.acknowledge(&mut self.shared);
             self.sender.pump(&mut self.shared);
+            let reach = Reach {
+                route: &self.sender.route,
+                asks: &|peer| self.sender.session(peer),
+                answers: &|peer| self.receiver.session(peer),
+            };
+            self.questions.pump(&reach, &mut self.shared);
         }
     }
 
@@ -214,6 +236,20 @@ impl Replicator {
     /// What happened so far.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    fn query(&mut self, peer: NodeId, frame: &[u8]) -> Result<Told, Violation> {
+        if let Some(query) = self.receiver.query(peer, frame, &mut self.shared)? {
+            self.questions.queried(peer, query, &mut self.shared)?;
+        }
+        Ok(Told::Nothing)
+    }
+
+    fn found(&mut self, peer: NodeId, frame: &[u8]) -> Result<(), Violation> {
+        match self.sender.found(peer, frame, &mut self.shared)? {
+            Some(answer) => self.questions.answered(peer, answer, &mut self.shared),
+            None => Ok(()),
+        }
     }
 
     fn told(&mut self, now_us: u64) {

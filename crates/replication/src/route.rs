@@ -113,4 +113,15 @@ impl Route {
             _ => owned.clone(),
         }
     }
+
+    /// Whom to ask about a flow of a slot, the owner first; none when this node owns it.
+    pub(crate) fn to_ask(&self, slot: Slot) -> (Option<NodeId>, NodeSet) {
+        let Some(view) = &self.view else {
+            return (None, NodeSet::EMPTY);
+        };
+        if view.owns(self.me, slot) {
+            return (None, NodeSet::EMPTY);
+        }
+        (view.owner(slot), view.recipients(self.me, slot))
+    }
 }

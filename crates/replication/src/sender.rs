@@ -12,8 +12,8 @@ use state::{FlowRecord, NODES_MAX, NodeId, NodeSet, Slot, SlotSet};
 use crate::joining::Asks;
 use crate::log::Log;
 use crate::message::{
-    self, Ack, ArchivedAck, ArchivedWelcome, CONTROL, Hello, Message, RECORDS_LAST, SNAPSHOTS,
-    Violation, Welcome, open,
+    self, Ack, ArchivedAck, ArchivedAnswer, ArchivedWelcome, CONTROL, Hello, Message, QUERIES,
+    RECORDS_LAST, SNAPSHOTS, Violation, Welcome, open,
 };
 use crate::options::{HoldAcks, Options};
 use crate::replicator::Shared;
@@ -222,6 +222,31 @@ impl Sender {
             (Ack::KIND, ..=RECORDS_LAST) => self.ack(peer, stream, open(frame)?, shared),
             _ => Err(Violation::Kind { kind, stream }),
         }
+    }
+
+    /// A peer's answers to questions; `None` when they are of another session.
+    pub(crate) fn found<'a>(
+        &self,
+        peer: NodeId,
+        frame: &'a [u8],
+        shared: &mut Shared,
+    ) -> Result<Option<&'a ArchivedAnswer>, Violation> {
+        let kind = message::kind(frame)?;
+        if kind != message::Answer::KIND {
+            let stream = QUERIES;
+            return Err(Violation::Kind { kind, stream });
+        }
+        let answer: &ArchivedAnswer = open(frame)?;
+        let current = answer.dialer.to_native() == self.options.incarnation
+            && self.session(peer) == Some(answer.session.to_native());
+        shared.counters.frames_stale += u64::from(!current);
+        Ok(current.then_some(answer))
+    }
+
+    /// The session of our connection to a peer that has answered the greeting.
+    pub(crate) fn session(&self, peer: NodeId) -> Option<u32> {
+        let link = &self.links[peer.index()];
+        link.greeting.as_ref().map(|_| link.wire.session)
     }
 
     /// A peer asks for a snapshot. It gets it once the view shows this run of it.

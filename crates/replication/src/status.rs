@@ -177,6 +177,14 @@ pub struct Counters {
     pub snapshot_records_sent: u64,
     /// Snapshots received whole.
     pub snapshots_received: u64,
+    /// Questions of workers about flows that they do not know.
+    pub questions_asked: u64,
+    /// Of these, the ones that were answered, also that there is no such flow.
+    pub questions_answered: u64,
+    /// Questions that nobody answered in time.
+    pub questions_unanswered: u64,
+    /// Questions of workers and of peers not taken because too many were open.
+    pub questions_dropped: u64,
     /// Frames that broke the protocol.
     pub frames_invalid: u64,
     /// Frames of connections that had been replaced.

@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 
 use engine::memory::{MemoryBuf, MemoryPort};
 use engine::{
-    AgentLink, AtDeadline, Config, Counter, Cross, FlowPage, Hold, Instruct, Interface, Links,
-    LogEntry, NodeShared, Notice, Now, Policy, Route, Timeouts, WhenAlone, Worker, WorkerShared,
+    AgentLink, AtDeadline, Config, Counter, Cross, Distribution, FlowPage, Hold, Instruct,
+    Interface, Links, LogEntry, NodeShared, Notice, Now, Policy, Route, Timeouts, WhenAlone,
+    Worker, WorkerShared,
 };
 use membership::{Member, MemberState, View};
 use policy::{
@@ -48,6 +49,7 @@ type CrossFrom = Vec<Option<Consumer<Cross<MemoryBuf>>>>;
 pub(crate) struct Setup {
     pub(crate) capacity: usize,
     pub(crate) cluster: bool,
+    pub(crate) distribution: Distribution,
     pub(crate) rules: Vec<Rule>,
     pub(crate) hold: Hold,
     pub(crate) mtu_outside: u16,
@@ -63,6 +65,7 @@ impl Default for Setup {
         Self {
             capacity: 64,
             cluster: true,
+            distribution: Distribution::Filter,
             rules: vec![
                 allow("web", &["tcp/80"], SyncPolicy::Ack),
                 allow("probe", &["udp/9000-9100"], SyncPolicy::Async),
@@ -265,7 +268,9 @@ impl Rig {
                 ),
             ],
             routes: setup.routes,
-            cluster_mac: setup.cluster.then_some(CLUSTER),
+            distribution: setup.distribution,
+            cluster_mac: (setup.cluster && setup.distribution == Distribution::Filter)
+                .then_some(CLUSTER),
             replicate: setup.cluster,
             burst: 32,
             capacity: setup.capacity,

@@ -17,6 +17,8 @@ use state::{
 };
 
 pub(crate) type Table = HashMap<FlowKey, FlowRecord>;
+/// Who knows a flow, its record, and its idle seconds.
+pub(crate) type Answer = Option<(NodeId, FlowRecord, u16)>;
 pub(crate) const CLUSTER: u64 = 0xc1;
 
 pub(crate) fn node(id: u8) -> NodeId {
@@ -42,6 +44,8 @@ pub(crate) struct Worker {
     ecmp: bool,
     /// Flows of which packets came here.
     pub(crate) handled: HashSet<FlowKey>,
+    /// Answers to its questions, with their tokens.
+    pub(crate) answers: Vec<(u64, Answer)>,
     /// Who else handles a flow, as an owner knows it.
     handlers: HashMap<FlowKey, NodeSet>,
 }
@@ -213,6 +217,12 @@ impl Net {
         };
         self.change(id, record);
         record
+    }
+
+    /// A packet of a flow that is unknown to a node.
+    pub(crate) fn ask(&mut self, id: u8, token: u64, key: FlowKey) {
+        let worker = self.worker(id, &key);
+        worker.outbox.push_back(ToSync::Ask { token, key });
     }
 
     /// The flow is deleted.
@@ -611,6 +621,12 @@ impl Worker {
                 keys.sort_unstable();
                 self.jobs.push_back((job, target, keys));
             }
+            ToWorker::Lookup { token, peer, key } => {
+                self.handlers.entry(key).or_default().insert(peer);
+                let record = self.table.get(&key).map(|record| (*record, 5));
+                self.outbox.push_back(ToSync::Found { token, record });
+            }
+            ToWorker::Answer { token, found } => self.answers.push((token, found)),
             ToWorker::Cancel { job } => self.jobs.retain(|(id, _, _)| *id != job),
             ToWorker::Digest { .. } | ToWorker::Compare { .. } | ToWorker::Listen { .. } => {
                 unreachable!("nobody asks yet")

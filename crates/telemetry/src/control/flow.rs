@@ -90,6 +90,8 @@ pub struct FlowFacts<'a> {
 pub enum FlowRole {
     /// It owns the flow's slot.
     Owner,
+    /// It handles packets of the flow, whose slot another node owns.
+    Handler,
     /// It keeps a copy for the owner.
     Backup,
     /// It has a copy that nobody needs any more, until it ages out.
@@ -97,12 +99,13 @@ pub enum FlowRole {
 }
 
 impl FlowRole {
-    const ALL: [Self; 3] = [Self::Owner, Self::Backup, Self::Stale];
+    const ALL: [Self; 4] = [Self::Owner, Self::Handler, Self::Backup, Self::Stale];
 
     /// The name, as output has it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Owner => "owner",
+            Self::Handler => "handler",
             Self::Backup => "backup",
             Self::Stale => "stale",
         }
