@@ -21,6 +21,8 @@ struct Ask {
     incarnation: u64,
     /// The session in which it was asked.
     asked: Option<u32>,
+    /// The number of the request.
+    request: u64,
     synced: bool,
 }
 
@@ -43,6 +45,7 @@ impl Asks {
                 let ask = Ask {
                     incarnation,
                     asked: None,
+                    request: 0,
                     synced: false,
                 };
                 self.by_peer.entry(member.id).or_insert(ask);
@@ -63,20 +66,32 @@ impl Asks {
                 && ask.asked != Some(session)
             {
                 ask.asked = Some(session);
+                ask.request = shared.run();
                 let request = Request {
                     incarnation: shared.incarnation,
                     session,
+                    number: ask.request,
+                    slots: Vec::new(),
                 };
                 shared.send(peer, CONTROL, &request);
             }
         }
     }
 
-    /// All that this run of a peer owned is in the tables here.
-    pub(crate) fn received(&mut self, peer: NodeId, incarnation: u64, shared: &mut Shared) {
+    /// All that this run of a peer owned is in the tables here, as asked for with this request. A
+    /// snapshot that was on its way before the request does not count: this node may have been
+    /// taken for dead since.
+    pub(crate) fn received(
+        &mut self,
+        peer: NodeId,
+        incarnation: u64,
+        request: u64,
+        shared: &mut Shared,
+    ) {
         if let Some(ask) = self.by_peer.get_mut(&peer)
             && ask.incarnation == incarnation
             && ask.asked.is_some()
+            && ask.request == request
             && !ask.synced
         {
             ask.synced = true;

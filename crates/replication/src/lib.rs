@@ -14,6 +14,7 @@
 //! the node's own targets. Copies that are equal change nothing, so this ends.
 #![forbid(unsafe_code)]
 
+mod errand;
 mod joining;
 mod link;
 mod log;
@@ -22,14 +23,16 @@ mod options;
 mod outbox;
 mod questions;
 mod receiver;
+mod repair;
 mod replicator;
+mod rounds;
 mod route;
 mod sender;
 mod status;
 mod target;
 
 pub use link::{JobId, JobTarget, SlotDigest, ToSync, ToWorker};
-pub use message::{CONTROL, QUERIES, SNAPSHOTS, Violation};
+pub use message::{CONTROL, ERRANDS, QUERIES, SNAPSHOTS, Violation};
 pub use options::{HoldAcks, Options, OptionsError, WORKERS_MAX};
 pub use replicator::Replicator;
 pub use status::{Connection, Counters, Event, Output, Status, TargetStatus};

@@ -6,8 +6,10 @@
 //! |---|---|---|
 //! | [`CONTROL`] | `Hello`, then `Request` | `Welcome` |
 //! | worker | `Start`, then `Batch` with consecutive log numbers | `Ack` |
+//! | | `Mark` with digests, behind the changes that they are of | `Compared` |
 //! | [`QUERIES`] | `Query` | `Answer` |
 //! | [`SNAPSHOTS`] + worker | `Start`, `Batch` with records counted from 1, `End` | `Ack` |
+//! | [`ERRANDS`] + worker | the same, of some slots | `Ack` |
 //!
 //! A *run* numbers each time a stream's count starts anew at a place that the sender chooses (a new
 //! target, a part of the log given up, a new snapshot); runs of one sender only grow. Positions are
@@ -19,7 +21,7 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Error;
 use rkyv::ser::allocator::ArenaHandle;
 use rkyv::{Archive, Portable, Serialize};
-use state::{FlowBatch, InvalidRecord, NodeId};
+use state::{FlowBatch, InvalidRecord, NodeId, SLOTS};
 
 use crate::options::WORKERS_MAX;
 
@@ -29,10 +31,15 @@ pub const CONTROL: u16 = 0xffff;
 pub const QUERIES: u16 = 0xfffd;
 /// The first of the streams that carry snapshots, one per worker.
 pub const SNAPSHOTS: u16 = 0x8000;
+/// The first of the streams that bring some slots beside snapshots, one per worker: answers to
+/// requests, what an owner has to learn, and slots handed over.
+pub const ERRANDS: u16 = 0xc000;
+/// The bits of a stream's number that tell the worker.
+pub(crate) const WORKER_BITS: u16 = !(SNAPSHOTS | ERRANDS);
 /// The last stream that carries records.
 pub(crate) const RECORDS_LAST: u16 = CONTROL - 1;
 
-const _: () = assert!(WORKERS_MAX < (CONTROL - SNAPSHOTS) as usize);
+const _: () = assert!(WORKERS_MAX <= WORKER_BITS as usize);
 
 /// The version of the protocol: the upper half of a frame's first byte.
 const VERSION: u8 = 1;
@@ -99,6 +106,8 @@ pub(crate) struct End {
     pub(crate) records: u64,
     /// Whether the snapshot has all that the sender owns, not only what the receiver missed.
     pub(crate) whole: bool,
+    /// The number of the request that this answers; 0 for none.
+    pub(crate) request: u64,
 }
 
 /// All up to `last` of the run is in the receiver's tables.
@@ -117,12 +126,53 @@ pub(crate) struct Ack {
     pub(crate) ended: bool,
 }
 
+/// What the sender's flows of some slots come to, after all changes up to a number and before the
+/// next.
+#[derive(Archive, Serialize, Debug)]
+pub(crate) struct Mark {
+    pub(crate) incarnation: u64,
+    pub(crate) session: u32,
+    pub(crate) run: u64,
+    /// The last number sent on the stream.
+    pub(crate) after: u64,
+    /// Numbers the sender's comparisons.
+    pub(crate) round: u64,
+    pub(crate) slots: Vec<MarkedSlot>,
+}
+
+/// The digest of one slot.
+#[derive(Archive, Serialize, Debug)]
+pub(crate) struct MarkedSlot {
+    pub(crate) slot: u16,
+    pub(crate) sum: u64,
+}
+
+/// The answer to a [`Mark`].
+#[derive(Archive, Serialize, Debug)]
+pub(crate) struct Compared {
+    /// The receiver's.
+    pub(crate) incarnation: u64,
+    /// The incarnation whose session it is.
+    pub(crate) dialer: u64,
+    pub(crate) session: u32,
+    pub(crate) run: u64,
+    pub(crate) round: u64,
+    /// How many slots were compared: those that the receiver does not own itself.
+    pub(crate) compared: u32,
+    /// How many of them differ.
+    pub(crate) differing: u32,
+}
+
 /// The sender asks for a snapshot.
 #[derive(Archive, Serialize, Debug)]
 pub(crate) struct Request {
     /// The asking node's.
     pub(crate) incarnation: u64,
     pub(crate) session: u32,
+    /// Names the request: the answer's [`End`] has it.
+    pub(crate) number: u64,
+    /// Which slots, as an errand; none for a snapshot of all that the receiver owns.
+    pub(crate) slots: Vec<u16>,
 }
 
 /// The sender asks what is known of some flows.
@@ -184,6 +234,8 @@ kinds! {
     End, ArchivedEnd, 5;
     Ack, ArchivedAck, 6;
     Request, ArchivedRequest, 7;
+    Mark, ArchivedMark, 8;
+    Compared, ArchivedCompared, 9;
     Query, ArchivedQuery, 11;
     Answer, ArchivedAnswer, 12;
 }
@@ -288,6 +340,12 @@ pub enum Violation {
         /// The stream.
         stream: u16,
     },
+    /// A slot that there is not.
+    #[error("slot {0}; there are {SLOTS}")]
+    Slot(u16),
+    /// More slots than there are.
+    #[error("{0} slots; there are {SLOTS}")]
+    Slots(usize),
     /// A count of records that does not go with the numbers of the batch: as many in a snapshot, at
     /// least one and no more among a log's.
     #[error("a batch {first}..={last} with {records} records")]

@@ -27,6 +27,9 @@ pub struct Options {
     pub distribution: Distribution,
     /// When changes are released.
     pub hold_acks: HoldAcks,
+    /// Whether a change is released at once while no target counts, as it is while there is none. A
+    /// joining node counts once changes flow to it.
+    pub alone_releases: bool,
     /// How many changes of one worker are kept for targets that have not acknowledged them.
     pub log_records_max: usize,
     /// The most records of one batch.
@@ -45,6 +48,9 @@ pub struct Options {
     pub ask_retry_us: u64,
     /// How long a question stays open; the workers' deadline, and a little more.
     pub ask_deadline_us: u64,
+    /// Microseconds between two comparisons of this node's slots with its targets' copies; 0 for
+    /// none.
+    pub digest_every_us: u64,
 }
 
 /// The most workers of one node; streams are numbered by it.
@@ -67,6 +73,7 @@ impl Options {
             workers,
             distribution: Distribution::Filter,
             hold_acks: HoldAcks::All,
+            alone_releases: true,
             log_records_max: 1 << 17,
             batch_records_max: 1024,
             batch_bytes_max: 128 << 10,
@@ -75,6 +82,7 @@ impl Options {
             chunk_records: 1 << 16,
             ask_retry_us: 12_500,
             ask_deadline_us: 60_000,
+            digest_every_us: 10_000_000,
         }
     }
 

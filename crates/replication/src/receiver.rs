@@ -3,16 +3,19 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use state::{FlowRecord, NODES_MAX, NodeId, slot_of, worker_of};
+use state::{FlowRecord, NODES_MAX, NodeId, SLOTS, Slot, SlotSet, slot_of, worker_of};
 
+use self::marks::Comparisons;
 use crate::ToWorker;
 use crate::message::{
     self, Ack, ArchivedBatch, ArchivedEnd, ArchivedHello, ArchivedQuery, ArchivedRequest,
-    ArchivedStart, CONTROL, Message, Position, QUERIES, RECORDS_LAST, SNAPSHOTS, Violation,
-    Welcome, open,
+    ArchivedStart, CONTROL, ERRANDS, Message, Position, QUERIES, RECORDS_LAST, SNAPSHOTS,
+    Violation, WORKER_BITS, Welcome, open,
 };
 use crate::options::{Options, WORKERS_MAX};
 use crate::replicator::Shared;
+
+mod marks;
 
 /// How many emptied vectors are kept to be filled again.
 const POOL_MAX: usize = 64;
@@ -35,20 +38,36 @@ pub(crate) struct Receiver {
     split: Vec<Records>,
     /// Streams on which an acknowledgement is due.
     due: Vec<(NodeId, u16)>,
+    comparisons: Comparisons,
 }
 
 /// What a frame told that concerns the sending half.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Told {
     Nothing,
-    /// The peer, in this run of it, asks for a snapshot.
+    /// The peer has greeted anew: what it was told or asked on earlier connections is void.
+    Greeted {
+        peer: NodeId,
+    },
+    /// The peer, in this run of it, asks for a snapshot, or for some slots.
     Requested {
         incarnation: u64,
+        request: u64,
+        slots: Option<SlotSet>,
     },
     /// A snapshot of all that the peer owns, from this run of it, is in the tables.
     SnapshotReceived {
         peer: NodeId,
         incarnation: u64,
+        request: u64,
+    },
+    /// An errand of the peer is in the tables.
+    ErrandReceived {
+        peer: NodeId,
+        incarnation: u64,
+        request: u64,
+        /// The tables had no room for a part of it.
+        refused: bool,
     },
 }
 
@@ -63,8 +82,13 @@ struct Inbound {
     hello: Option<Greeting>,
     deltas: Vec<Lane>,
     snapshots: Vec<Lane>,
+    errands: Vec<Lane>,
     /// The run of the last snapshot that was complete.
     completed: u64,
+    /// The run of the last errand that was complete.
+    errand_completed: u64,
+    /// The tables had no room for a part of the present errand.
+    errand_refused: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -85,11 +109,19 @@ struct Lane {
     /// Serial number of the first pending batch.
     serial: u64,
     pending_records: usize,
-    /// The end of the run's snapshot, and whether it was of everything.
-    ended: Option<bool>,
+    /// The end of the run's snapshot or errand.
+    ended: Option<Ended>,
     refused: u64,
     /// It is in `Receiver::due`.
     due: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Ended {
+    /// It was of everything.
+    whole: bool,
+    /// The request that it answers; 0 for none.
+    request: u64,
 }
 
 struct Pending {
@@ -117,23 +149,26 @@ impl Lane {
         }
     }
 
-    fn done(&self) -> Option<bool> {
+    fn done(&self) -> Option<Ended> {
         self.ended.filter(|_| self.pending.is_empty())
     }
 }
 
 impl Inbound {
     fn lane(&mut self, stream: u16) -> Option<&mut Lane> {
-        match stream.checked_sub(SNAPSHOTS) {
-            Some(worker) => self.snapshots.get_mut(usize::from(worker)),
-            None => self.deltas.get_mut(usize::from(stream)),
-        }
+        let lanes = match stream {
+            ERRANDS.. => &mut self.errands,
+            SNAPSHOTS.. => &mut self.snapshots,
+            _ => &mut self.deltas,
+        };
+        lanes.get_mut(usize::from(stream & WORKER_BITS))
     }
 
     fn idle(&self) -> bool {
         self.deltas
             .iter()
             .chain(&self.snapshots)
+            .chain(&self.errands)
             .all(|lane| lane.pending.is_empty())
     }
 }
@@ -152,6 +187,7 @@ impl Receiver {
             pool: Vec::new(),
             split: vec![Vec::new(); options.workers],
             due: Vec::new(),
+            comparisons: Comparisons::default(),
         }
     }
 
@@ -170,6 +206,7 @@ impl Receiver {
             (message::Start::KIND, ..=RECORDS_LAST) => {
                 self.start(peer, stream, open(frame)?, shared)
             }
+            (message::Mark::KIND, ..SNAPSHOTS) => self.mark(peer, stream, open(frame)?, shared),
             (message::Batch::KIND, ..=RECORDS_LAST) => {
                 self.batch(peer, stream, open(frame)?, shared)
             }
@@ -227,9 +264,11 @@ impl Receiver {
             .lane(part.stream)
             .expect("streams outlive their pending batches");
         lane.refused += refused;
+        let of_errand = part.stream >= ERRANDS;
         let index = (part.serial - lane.serial) as usize;
         lane.pending[index].parts -= 1;
         lane.settle();
+        inbound.errand_refused |= of_errand && refused > 0;
         if inbound.hello.is_some() {
             self.welcome(part.peer, shared);
             return Told::Nothing;
@@ -322,7 +361,7 @@ impl Receiver {
         });
         shared.outbox.clear_replies(peer);
         self.welcome(peer, shared);
-        Ok(Told::Nothing)
+        Ok(Told::Greeted { peer })
     }
 
     /// Answers a greeting once nothing of the peer's earlier connections is pending.
@@ -339,9 +378,12 @@ impl Receiver {
             inbound.incarnation = greeting.incarnation;
             inbound.deltas = (0..greeting.workers).map(|_| Lane::default()).collect();
             inbound.snapshots = (0..greeting.workers).map(|_| Lane::default()).collect();
+            inbound.errands = (0..greeting.workers).map(|_| Lane::default()).collect();
             inbound.completed = 0;
+            inbound.errand_completed = 0;
         }
-        for lane in inbound.deltas.iter_mut().chain(&mut inbound.snapshots) {
+        let records = inbound.deltas.iter_mut().chain(&mut inbound.snapshots);
+        for lane in records.chain(&mut inbound.errands) {
             debug_assert_eq!(
                 lane.applied,
                 (lane.run, lane.received),
@@ -384,7 +426,18 @@ impl Receiver {
         )? {
             return Ok(Told::Nothing);
         }
-        Ok(Told::Requested { incarnation })
+        let request_number = request.number.to_native();
+        if request.slots.len() > SLOTS {
+            return Err(Violation::Slots(request.slots.len()));
+        }
+        let slot = |slot: u16| Slot::new(slot).ok_or(Violation::Slot(slot));
+        let slots = request.slots.iter().map(|it| slot(it.to_native()));
+        let slots = slots.collect::<Result<SlotSet, _>>()?;
+        Ok(Told::Requested {
+            incarnation,
+            request: request_number,
+            slots: (!slots.is_empty()).then_some(slots),
+        })
     }
 
     fn start(
@@ -451,7 +504,7 @@ impl Receiver {
             return Ok(Told::Nothing);
         }
         let worker = batch.worker.to_native();
-        if worker != stream & !SNAPSHOTS {
+        if worker != stream & WORKER_BITS {
             return Err(Violation::Worker { worker, stream });
         }
         let (first, last) = (batch.first.to_native(), batch.last.to_native());
@@ -524,7 +577,10 @@ impl Receiver {
                 received: lane.received,
             });
         }
-        lane.ended = Some(end.whole);
+        lane.ended = Some(Ended {
+            whole: end.whole,
+            request: end.request.to_native(),
+        });
         self.mark_due(peer, stream);
         Ok(self.completed(peer, shared))
     }
@@ -647,22 +703,35 @@ impl Receiver {
     /// Whether the last part of a peer's snapshot is in the tables now.
     fn completed(&mut self, peer: NodeId, shared: &mut Shared) -> Told {
         let inbound = &mut self.peers[peer.index()];
-        let Some(run) = inbound.snapshots.first().map(|lane| lane.run) else {
+        let incarnation = inbound.incarnation;
+        let done = |lanes: &[Lane], before: u64| {
+            let (run, ended) = lanes
+                .first()
+                .and_then(|lane| Some((lane.run, lane.ended?)))?;
+            let done = |lane: &Lane| lane.run == run && lane.done().is_some();
+            (run != before && lanes.iter().all(done)).then_some((run, ended))
+        };
+        if let Some((run, ended)) = done(&inbound.errands, inbound.errand_completed) {
+            inbound.errand_completed = run;
+            return Told::ErrandReceived {
+                peer,
+                incarnation,
+                request: ended.request,
+                refused: std::mem::take(&mut inbound.errand_refused),
+            };
+        }
+        let Some((run, ended)) = done(&inbound.snapshots, inbound.completed) else {
             return Told::Nothing;
         };
-        let done = |lane: &Lane| lane.run == run && lane.done().is_some();
-        if run == inbound.completed || !inbound.snapshots.iter().all(done) {
-            return Told::Nothing;
-        }
         inbound.completed = run;
         shared.counters.snapshots_received += 1;
-        if inbound.snapshots[0].ended == Some(true) {
-            Told::SnapshotReceived {
+        match ended.whole {
+            true => Told::SnapshotReceived {
                 peer,
-                incarnation: inbound.incarnation,
-            }
-        } else {
-            Told::Nothing
+                incarnation,
+                request: ended.request,
+            },
+            false => Told::Nothing,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::options::{Options, OptionsError};
 use crate::outbox::Outbox;
 use crate::questions::{Questions, Reach};
 use crate::receiver::{Receiver, Told};
+use crate::repair::Repairs;
 use crate::sender::Sender;
 use crate::status::{Connection, Counters, Event, Output, Status};
 use crate::{JobId, ToSync};
@@ -35,6 +36,7 @@ pub struct Replicator {
     sender: Sender,
     pub(crate) receiver: Receiver,
     questions: Questions,
+    repairs: Repairs,
     shared: Shared,
     /// Something was told since the last time that the halves were asked what to send.
     dirty: bool,
@@ -68,6 +70,7 @@ impl Replicator {
                 last_run: 0,
                 last_job: 0,
             },
+            repairs: Repairs::new(options.me, options.workers, options.digest_every_us),
             sender: Sender::new(options),
             dirty: false,
         })
@@ -98,8 +101,18 @@ impl Replicator {
                 self.sender
                     .snapshot_record(worker, job, record, idle_s, shared);
             }
-            // Nobody has asked.
-            ToSync::Digests { .. } | ToSync::Compared { .. } => shared.counters.worker_faults += 1,
+            ToSync::Digests {
+                round,
+                lsn,
+                digests,
+            } => self.sender.digests(worker, (round, lsn), digests, shared),
+            ToSync::Compared { token, digests } => {
+                if let Some(compared) = self.receiver.compared(token, digests, shared) {
+                    let (peer, incarnation) = (compared.peer, compared.incarnation);
+                    self.repairs.compared(peer, incarnation, &compared.slots);
+                    self.receiver.keep_digests(compared.slots);
+                }
+            }
             ToSync::Ask { token, key } => self.questions.ask(worker, token, key, shared),
             ToSync::Found { token, record } => self.questions.found(token, record, shared),
             ToSync::JobDone { job, lsn } => self.sender.job_done(worker, job, lsn),
@@ -117,6 +130,7 @@ impl Replicator {
     /// The node's view of the cluster changed.
     pub fn on_view(&mut self, view: Arc<View>, now_us: u64) {
         self.told(now_us);
+        self.repairs.view(view.clone());
         self.sender.view(view, &mut self.shared);
         self.questions.view_changed();
     }
@@ -124,12 +138,14 @@ impl Replicator {
     /// The connection that this node dialed to `peer` stands.
     pub fn on_connected(&mut self, peer: NodeId, now_us: u64) {
         self.told(now_us);
+        self.repairs.interrupted(peer);
         self.sender.connected(peer, &mut self.shared);
     }
 
     /// The connection that this node dialed to `peer` is gone, with all that was in flight on it.
     pub fn on_disconnected(&mut self, peer: NodeId, now_us: u64) {
         self.told(now_us);
+        self.repairs.interrupted(peer);
         self.sender.disconnected(peer, &mut self.shared);
         self.questions.disconnected(peer);
     }
@@ -143,7 +159,11 @@ impl Replicator {
             _ => self.receiver.frame(peer, stream, frame, &mut self.shared),
         };
         match told {
-            Ok(Told::Requested { incarnation }) => self.sender.requested(peer, incarnation),
+            Ok(Told::Requested {
+                incarnation,
+                request,
+                slots,
+            }) => (self.sender).requested((peer, incarnation), request, slots, &mut self.shared),
             Ok(told) => self.heard(told),
             Err(reason) => {
                 self.receiver.close(peer, &mut self.shared);
@@ -161,6 +181,7 @@ impl Replicator {
             _ => self.sender.answer(peer, stream, frame, &mut self.shared),
         };
         if let Err(reason) = taken {
+            self.repairs.interrupted(peer);
             self.sender.disconnected(peer, &mut self.shared);
             self.questions.disconnected(peer);
             self.shared.close(peer, Connection::Outgoing, reason);
@@ -207,6 +228,11 @@ impl Replicator {
             }
             self.receiver.acknowledge(&mut self.shared);
             self.sender.pump(&mut self.shared);
+            for (peer, records) in self.sender.pump_errands(&mut self.shared) {
+                self.repairs.pushed(peer, records, &mut self.shared);
+            }
+            let sender = &self.sender;
+            (self.repairs).pump(|peer| sender.greeted(peer), &mut self.shared);
             let reach = Reach {
                 route: &self.sender.route,
                 asks: &|peer| self.sender.session(peer),
@@ -258,9 +284,31 @@ impl Replicator {
     }
 
     fn heard(&mut self, told: Told) {
-        if let Told::SnapshotReceived { peer, incarnation } = told {
-            self.sender
-                .snapshot_received(peer, incarnation, &mut self.shared);
+        match told {
+            Told::SnapshotReceived {
+                peer,
+                incarnation,
+                request,
+            } => self
+                .sender
+                .snapshot_received(peer, incarnation, request, &mut self.shared),
+            Told::ErrandReceived {
+                peer,
+                incarnation,
+                request,
+                refused,
+            } => {
+                let errands = &mut self.sender.errands;
+                self.repairs.answered(
+                    (peer, incarnation),
+                    request,
+                    refused,
+                    errands,
+                    &mut self.shared,
+                );
+            }
+            Told::Greeted { peer } => self.repairs.interrupted(peer),
+            Told::Requested { .. } | Told::Nothing => {}
         }
     }
 }

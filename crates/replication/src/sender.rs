@@ -9,20 +9,23 @@ use std::sync::Arc;
 use membership::{MemberState, View};
 use state::{FlowRecord, NODES_MAX, NodeId, NodeSet, Slot, SlotSet};
 
+use crate::errand::{Errands, Purpose};
 use crate::joining::Asks;
 use crate::log::Log;
 use crate::message::{
-    self, Ack, ArchivedAck, ArchivedAnswer, ArchivedWelcome, CONTROL, Hello, Message, QUERIES,
-    RECORDS_LAST, SNAPSHOTS, Violation, Welcome, open,
+    self, Ack, ArchivedAck, ArchivedAnswer, ArchivedCompared, ArchivedWelcome, CONTROL, Compared,
+    ERRANDS, Hello, Message, QUERIES, RECORDS_LAST, SNAPSHOTS, Violation, WORKER_BITS, Welcome,
+    open,
 };
 use crate::options::{HoldAcks, Options};
 use crate::replicator::Shared;
+use crate::rounds::Rounds;
 use crate::route::Route;
 use crate::status::{Counters, Event, Output, Status, TargetStatus};
 use crate::target::{
     Chunk, DeltaLane, FIRST_CHUNK_SLOTS, Flight, Packer, Snapshot, Target, Wire, slots_of_worker,
 };
-use crate::{JobId, JobTarget};
+use crate::{JobId, JobTarget, SlotDigest};
 
 pub(crate) struct Sender {
     options: Options,
@@ -40,8 +43,12 @@ pub(crate) struct Sender {
     targets: BTreeMap<NodeId, Target>,
     adoption: Adoption,
     packer: Packer,
-    /// Snapshots that peers asked for before the view showed them.
-    requests: BTreeMap<NodeId, u64>,
+    /// Snapshots that peers asked for before the view showed them: their runs, and the numbers of
+    /// the requests.
+    requests: BTreeMap<NodeId, (u64, u64)>,
+    /// What is brought to peers besides.
+    pub(crate) errands: Errands,
+    rounds: Rounds,
     /// While this node is joining: whom it asks for their state.
     asks: Asks,
     /// Whether redundancy is whole, and since when.
@@ -92,6 +99,7 @@ impl Sender {
                         window: 0,
                         deltas: flights(),
                         snapshots: flights(),
+                        errands: flights(),
                     },
                     greeting: None,
                 })
@@ -104,6 +112,8 @@ impl Sender {
                 until: vec![0; workers],
             },
             requests: BTreeMap::new(),
+            errands: Errands::default(),
+            rounds: Rounds::new(options.digest_every_us, workers),
             asks: Asks::default(),
             whole: (false, 0),
             options,
@@ -152,6 +162,9 @@ impl Sender {
         shared: &mut Shared,
     ) {
         let goal = self.options.chunk_records;
+        if (self.errands).record(worker, job, record, idle_s, goal, shared) {
+            return;
+        }
         for target in self.targets.values_mut() {
             if target.snapshot_record(worker, job, record, idle_s, goal, shared) {
                 return;
@@ -173,11 +186,38 @@ impl Sender {
             chunk.done[worker] = true;
             return;
         }
+        if self.errands.scan_done(worker, job) {
+            return;
+        }
         for target in self.targets.values_mut() {
             if target.scan_done(worker, job) {
                 return;
             }
         }
+    }
+
+    /// A worker's digests of the slots that this node owns.
+    pub(crate) fn digests(
+        &mut self,
+        worker: usize,
+        (round, lsn): (u64, u64),
+        digests: Vec<SlotDigest>,
+        shared: &mut Shared,
+    ) {
+        let mut unfinished = self.adoption.remaining.clone();
+        if let Some(chunk) = &self.adoption.chunk {
+            unfinished.extend(&chunk.slots);
+        }
+        let slots = (&self.owned, &unfinished);
+        (self.rounds).answered(worker, round, lsn, digests, slots, shared);
+    }
+
+    /// The session with a peer on the connection that this node dialed, and the peer's run, once the
+    /// peer has answered the greeting.
+    pub(crate) fn greeted(&self, peer: NodeId) -> Option<(u32, u64)> {
+        let link = &self.links[peer.index()];
+        let greeting = link.greeting.as_ref()?;
+        Some((link.wire.session, greeting.incarnation))
     }
 
     pub(crate) fn connected(&mut self, peer: NodeId, shared: &mut Shared) {
@@ -199,13 +239,14 @@ impl Sender {
         let link = &mut self.links[peer.index()];
         link.connected = false;
         link.greeting = None;
-        for flight in link.wire.deltas.iter_mut().chain(&mut link.wire.snapshots) {
-            flight.clear();
-        }
+        let wire = &mut link.wire;
+        let flights = wire.deltas.iter_mut().chain(&mut wire.snapshots);
+        flights.chain(&mut wire.errands).for_each(Flight::clear);
         shared.outbox.clear_sends(peer);
         if let Some(target) = self.targets.get_mut(&peer) {
             target.detach(shared);
         }
+        self.errands.disconnected(peer, shared);
     }
 
     /// Takes an answer. Nothing has changed when it is refused.
@@ -219,6 +260,7 @@ impl Sender {
         let kind = message::kind(frame)?;
         match (kind, stream) {
             (Welcome::KIND, CONTROL) => self.welcome(peer, open(frame)?, shared),
+            (Compared::KIND, ..SNAPSHOTS) => self.compared(peer, stream, open(frame)?, shared),
             (Ack::KIND, ..=RECORDS_LAST) => self.ack(peer, stream, open(frame)?, shared),
             _ => Err(Violation::Kind { kind, stream }),
         }
@@ -249,9 +291,21 @@ impl Sender {
         link.greeting.as_ref().map(|_| link.wire.session)
     }
 
-    /// A peer asks for a snapshot. It gets it once the view shows this run of it.
-    pub(crate) fn requested(&mut self, peer: NodeId, incarnation: u64) {
-        self.requests.insert(peer, incarnation);
+    /// A peer asks for a snapshot, which it gets once the view shows this run of it; or for some
+    /// slots.
+    pub(crate) fn requested(
+        &mut self,
+        (peer, incarnation): (NodeId, u64),
+        request: u64,
+        slots: Option<SlotSet>,
+        shared: &mut Shared,
+    ) {
+        match slots {
+            Some(slots) => (self.errands).answer((peer, incarnation), request, slots, shared),
+            None => {
+                self.requests.insert(peer, (incarnation, request));
+            }
+        }
     }
 
     /// A peer's snapshot is in the tables here.
@@ -259,9 +313,10 @@ impl Sender {
         &mut self,
         peer: NodeId,
         incarnation: u64,
+        request: u64,
         shared: &mut Shared,
     ) {
-        self.asks.received(peer, incarnation, shared);
+        self.asks.received(peer, incarnation, request, shared);
     }
 
     pub(crate) fn view(&mut self, view: Arc<View>, shared: &mut Shared) {
@@ -275,7 +330,7 @@ impl Sender {
         for slot in self.owned.iter().filter(|slot| !owned.contains(*slot)) {
             self.adoption.remaining.remove(slot);
         }
-        self.owned = owned;
+        let owned_before = std::mem::replace(&mut self.owned, owned);
         let turn = self.route.view(view.clone());
 
         let mut wanted = BTreeMap::new();
@@ -284,6 +339,8 @@ impl Sender {
                 wanted.insert(peer, *member);
             }
         }
+        self.errands.view(&view, &self.owned, shared);
+        self.hand_over(&view, &owned_before, shared);
         self.targets.retain(|peer, target| {
             let keep = wanted
                 .get(peer)
@@ -374,14 +431,13 @@ impl Sender {
 
     /// Sends, attaches, asks and releases whatever has become possible.
     pub(crate) fn pump(&mut self, shared: &mut Shared) {
-        let links = &self.links;
-        let greeted = |peer: NodeId| {
-            let link = &links[peer.index()];
-            let greeting = link.greeting.as_ref()?;
-            Some((link.wire.session, greeting.incarnation))
-        };
-        self.asks.send(greeted, shared);
+        let mut asks = std::mem::take(&mut self.asks);
+        asks.send(|peer| self.greeted(peer), shared);
+        self.asks = asks;
         self.take_requests(shared);
+        if !self.targets.is_empty() && !self.owned.is_empty() {
+            self.rounds.begin(shared);
+        }
         let peers = self.targets.keys().copied().collect::<state::NodeSet>();
         for peer in peers.iter() {
             self.pump_target(peer, shared);
@@ -397,6 +453,32 @@ impl Sender {
             self.whole = (whole, shared.now_us);
             shared.event(Event::Redundancy { whole });
         }
+    }
+
+    /// Brings peers on whatever errands there are. Tells how many records owners had to learn in
+    /// repairs that are complete.
+    pub(crate) fn pump_errands(&mut self, shared: &mut Shared) -> Vec<(NodeId, u64)> {
+        let mut pushed = Vec::new();
+        for (peer, incarnation) in self.errands.peers() {
+            if self.greeted(peer).map(|(_, run)| run) != Some(incarnation) {
+                continue;
+            }
+            let wire = &mut self.links[peer.index()].wire;
+            let goal = self.options.chunk_records;
+            while let Some(done) = (self.errands).pump(peer, goal, wire, &mut self.packer, shared) {
+                let (slots, records) = (done.slots.len(), done.records);
+                match done.purpose {
+                    Purpose::Push => pushed.push((peer, records)),
+                    Purpose::HandOver => shared.event(Event::HandOverDone {
+                        peer,
+                        slots,
+                        records,
+                    }),
+                    Purpose::Answer(_) => {}
+                }
+            }
+        }
+        pushed
     }
 
     pub(crate) fn status(&self, now_us: u64, counters: &Counters) -> Status {
@@ -417,7 +499,12 @@ impl Sender {
                 lag_records,
                 lag_us,
                 snapshot_slots: target.snapshot.as_ref().map(Snapshot::slots),
-                records_refused: target.deltas.iter().map(|lane| lane.refused).sum(),
+                records_refused: target.records_refused(),
+                refused: self.has_refused(target),
+                compared_us: self
+                    .rounds
+                    .compared_us(target)
+                    .map(|at_us| now_us.saturating_sub(at_us)),
             }
         };
         Status {
@@ -429,6 +516,7 @@ impl Sender {
                     .chunk
                     .as_ref()
                     .map_or(0, |chunk| chunk.slots_len),
+            handing_over_slots: self.errands.slots_to_hand_over(),
             targets: self.targets.iter().map(target).collect(),
             counters: *counters,
         }
@@ -498,17 +586,21 @@ impl Sender {
             shared.counters.frames_stale += 1;
             return Ok(());
         }
-        let of_snapshot = stream >= SNAPSHOTS;
-        let worker = usize::from(stream & !SNAPSHOTS);
+        let of_errand = stream >= ERRANDS;
+        let of_snapshot = stream >= SNAPSHOTS && !of_errand;
+        let worker = usize::from(stream & WORKER_BITS);
         let workers = self.options.workers;
         if worker >= workers {
             return Err(Violation::Stream { stream, workers });
         }
         let (run, last) = (ack.run.to_native(), ack.last.to_native());
         let target = self.targets.get_mut(&peer).filter(|target| target.attached);
-        if let Some((current, sent)) = target
-            .as_ref()
-            .and_then(|target| target.sent(worker, of_snapshot))
+        let of_target = target.as_ref().filter(|_| !of_errand);
+        let sent = match of_errand {
+            true => self.errands.sent(peer, worker),
+            false => of_target.and_then(|target| target.sent(worker, of_snapshot)),
+        };
+        if let Some((current, sent)) = sent
             && (run, last) > (current, sent)
         {
             return Err(Violation::Position {
@@ -519,20 +611,29 @@ impl Sender {
             });
         }
         let wire = &mut link.wire;
-        let flights = if of_snapshot {
+        let flights = if of_errand {
+            &mut wire.errands
+        } else if of_snapshot {
             &mut wire.snapshots
         } else {
             &mut wire.deltas
         };
         flights[worker].acked((run, last));
+        if of_errand {
+            self.errands.acked(peer, worker, run, ack.ended);
+            return Ok(());
+        }
         // The peer may be a target no longer, or another run of it may be one.
         let Some(target) = target else { return Ok(()) };
+        let refused = ack.refused.to_native();
+        if target.note_refused(worker, of_snapshot, refused) {
+            target.refused_in = Some(self.rounds.number());
+        }
         if of_snapshot {
             target.snapshot_acked(worker, run, ack.ended);
             return Ok(());
         }
         let lane = &mut target.deltas[worker];
-        lane.refused = lane.refused.max(ack.refused.to_native());
         if run == lane.run {
             lane.acknowledged(last);
         }
@@ -562,9 +663,78 @@ impl Sender {
             attached: false,
             deltas,
             snapshot: Some(snapshot),
+            snapshot_ended: false,
+            refused_in: None,
         };
         self.targets.insert(peer, target);
         shared.event(Event::TargetAdded { peer, incarnation });
+    }
+
+    /// A target has compared.
+    fn compared(
+        &mut self,
+        peer: NodeId,
+        stream: u16,
+        compared: &ArchivedCompared,
+        shared: &mut Shared,
+    ) -> Result<(), Violation> {
+        let link = &self.links[peer.index()];
+        let greeted = link.greeting.as_ref().map(|greeting| greeting.incarnation);
+        let current = compared.dialer.to_native() == self.options.incarnation
+            && compared.session.to_native() == link.wire.session;
+        if !current || greeted != Some(compared.incarnation.to_native()) {
+            shared.counters.frames_stale += 1;
+            return Ok(());
+        }
+        let (worker, workers) = (usize::from(stream), self.options.workers);
+        if worker >= workers {
+            return Err(Violation::Stream { stream, workers });
+        }
+        if let Some(target) = self.targets.get_mut(&peer) {
+            let lane = &mut target.deltas[worker];
+            if lane.run == compared.run.to_native() {
+                let (round, differing) =
+                    (compared.round.to_native(), compared.differing.to_native());
+                self.rounds.compared(lane, round, differing);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the target may lack what its tables had no room for.
+    fn has_refused(&self, target: &Target) -> bool {
+        target
+            .refused_in
+            .is_some_and(|round| !self.rounds.equal_since(target, round))
+    }
+
+    /// Slots that this node had are another's now: if that was not a target with all that this
+    /// node has, it is brought what it may lack. (After a partition both sides have gone on; a node
+    /// that has joined is no target any more, and what it has not acknowledged yet is no longer sent.)
+    fn hand_over(&mut self, view: &View, owned_before: &SlotSet, shared: &mut Shared) {
+        let mut given: BTreeMap<NodeId, SlotSet> = BTreeMap::new();
+        for slot in owned_before
+            .iter()
+            .filter(|slot| !self.owned.contains(*slot))
+        {
+            if let Some(owner) = view.owner(slot) {
+                given.entry(owner).or_default().insert(slot);
+            }
+        }
+        for (owner, slots) in given {
+            let Some(member) = view.member(owner) else {
+                continue;
+            };
+            let target = self.targets.get(&owner);
+            let lacks = match target.filter(|it| it.incarnation == member.incarnation) {
+                None => slots,
+                Some(target) if target.snapshot.is_some() => slots,
+                Some(target) => target.unacknowledged(owner, &self.logs, &slots),
+            };
+            if !lacks.is_empty() {
+                (self.errands).hand_over(owner, member.incarnation, &lacks, shared);
+            }
+        }
     }
 
     /// No target is left: nothing waits for anybody.
@@ -580,13 +750,13 @@ impl Sender {
     }
 
     fn take_requests(&mut self, shared: &mut Shared) {
-        self.requests.retain(|peer, incarnation| {
+        self.requests.retain(|peer, (incarnation, request)| {
             let Some(target) = self.targets.get_mut(peer) else {
                 return true;
             };
             if target.incarnation == *incarnation {
                 let slots = self.route.slots_for(*peer, &self.owned);
-                target.requested(&slots, shared);
+                target.requested(*request, &slots, shared);
             }
             // A request of a run that the view does not know yet is kept.
             target.incarnation < *incarnation
@@ -621,8 +791,16 @@ impl Sender {
                 behind_records,
             });
         }
+        let comparable = target.is_comparable() && self.route.targets().contains(peer);
         for (worker, log) in self.logs.iter().enumerate() {
-            target.pump_deltas(worker, log, wire, &mut self.packer, shared);
+            if comparable && let Some(digests) = self.rounds.due(worker, target) {
+                let until = Target::sends_until(log, Some(digests));
+                target.pump_deltas(worker, log, until, wire, &mut self.packer, shared);
+                target.send_mark(worker, digests, wire, shared);
+            }
+            let due = self.rounds.due(worker, target).filter(|_| comparable);
+            let until = Target::sends_until(log, due);
+            target.pump_deltas(worker, log, until, wire, &mut self.packer, shared);
         }
         let goal = self.options.chunk_records;
         if let Some(records) = target.pump_snapshot(goal, wire, &mut self.packer, shared) {
@@ -677,13 +855,18 @@ impl Sender {
         let log = &self.logs[worker];
         let mut acked = [0; NODES_MAX];
         let mut len = 0;
-        for target in self.targets.values() {
+        let mut counting = NodeSet::EMPTY;
+        let counts = |it: &(&NodeId, &Target)| it.1.counts();
+        // Nobody counts: as when there is no target, if this node alone may release.
+        let none = !self.options.alone_releases && !self.targets.iter().any(|it| counts(&it));
+        for (peer, target) in self.targets.iter().filter(|it| none || counts(it)) {
+            counting.insert(*peer);
             acked[len] = target.deltas[worker].counted();
             len += 1;
         }
         let acked = &mut acked[..len];
         let lsn = if self.route.is_ecmp() && !acked.is_empty() {
-            self.covered(worker)
+            self.covered(worker, counting)
         } else if acked.is_empty() {
             log.next() - 1
         } else {
@@ -709,16 +892,16 @@ impl Sender {
     }
 
     /// With `ecmp`: up to where everything is acknowledged by enough of those for whom it is.
-    fn covered(&self, worker: usize) -> u64 {
+    fn covered(&self, worker: usize, counting: NodeSet) -> u64 {
         let log = &self.logs[worker];
         let mut counted = [0; NODES_MAX];
         for (peer, target) in &self.targets {
             counted[peer.index()] = target.deltas[worker].counted();
         }
-        let by_all = self.targets.keys().map(|peer| counted[peer.index()]).min();
+        let by_all = counting.iter().map(|peer| counted[peer.index()]).min();
         let mut lsn = by_all.unwrap_or(0).max(self.released[worker]);
         for (next, entry) in log.numbered(lsn + 1) {
-            let to = entry.to();
+            let to = NodeSet(entry.to().0 & counting.0);
             let has = to.iter().filter(|peer| counted[peer.index()] >= next);
             let needed = match self.options.hold_acks {
                 HoldAcks::All => to.len(),
@@ -826,6 +1009,7 @@ impl Sender {
             let there = target.attached || !self.route.targets().contains(*peer);
             there
                 && target.snapshot.is_none()
+                && !self.has_refused(target)
                 && lanes.all(|(lane, until)| lane.counted() >= *until)
         };
         let backed = self

@@ -123,6 +123,31 @@ pub enum Event {
         /// How many slots.
         slots: usize,
     },
+    /// A peer that was no target owns slots that this node had: it is brought what it may lack.
+    HandOverStarted {
+        /// The peer.
+        peer: NodeId,
+        /// How many slots.
+        slots: usize,
+    },
+    /// The peer has all that this node had of them.
+    HandOverDone {
+        /// The peer.
+        peer: NodeId,
+        /// How many slots.
+        slots: usize,
+        /// How many records it was sent.
+        records: u64,
+    },
+    /// Copies here that differed from their owner's are equal again.
+    Repaired {
+        /// The owner.
+        peer: NodeId,
+        /// How many slots.
+        slots: usize,
+        /// How many records the owner had to learn.
+        records_pushed: u64,
+    },
     /// Redundancy became whole, or is so no longer.
     Redundancy {
         /// Whether it is whole.
@@ -185,6 +210,22 @@ pub struct Counters {
     pub questions_unanswered: u64,
     /// Questions of workers and of peers not taken because too many were open.
     pub questions_dropped: u64,
+    /// Digests of a worker's slots sent to a target.
+    pub marks_sent: u64,
+    /// Slots whose copies here were compared with their owner's.
+    pub slots_compared: u64,
+    /// Those that differed.
+    pub slots_differing: u64,
+    /// Repairs begun: requests for slots that differed twice in a row.
+    pub repairs_started: u64,
+    /// Slots repaired.
+    pub slots_repaired: u64,
+    /// Records sent because a copy differed.
+    pub records_answered: u64,
+    /// Records sent to their owner, which did not have them.
+    pub records_pushed: u64,
+    /// Records brought to the new owner of their slots, which was no target.
+    pub records_handed_over: u64,
     /// Frames that broke the protocol.
     pub frames_invalid: u64,
     /// Frames of connections that had been replaced.
@@ -203,6 +244,8 @@ pub struct Status {
     pub since_us: u64,
     /// Adopted slots that are yet to be replicated.
     pub adopting_slots: usize,
+    /// Slots that are yet to be brought to their new owners, which were no targets.
+    pub handing_over_slots: usize,
     /// The targets in ascending order.
     pub targets: Vec<TargetStatus>,
     /// What happened so far.
@@ -228,4 +271,8 @@ pub struct TargetStatus {
     pub snapshot_slots: Option<usize>,
     /// Records that its tables had no room for.
     pub records_refused: u64,
+    /// Whether some of them may still be missing: no comparison since has found everything equal.
+    pub refused: bool,
+    /// Age of the last comparison of every slot with its copies; `None` when there was none.
+    pub compared_us: Option<u64>,
 }

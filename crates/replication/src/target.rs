@@ -6,14 +6,15 @@ use std::collections::VecDeque;
 use state::{FlowRecord, Life, NodeId, SLOTS, Slot, SlotSet, slot_of};
 
 use crate::log::Log;
-use crate::message::{Batch, End, SNAPSHOTS, Start};
+use crate::message::{Batch, End, SNAPSHOTS, Start, WORKER_BITS};
 use crate::options::{HEADER_BYTES_MAX, Options};
 use crate::replicator::Shared;
+use crate::rounds::Compared;
 use crate::status::Event;
 use crate::{JobId, JobTarget, ToWorker};
 
 /// Frames that may wait on one stream before no more are made for it.
-const FRAMES_QUEUED_MAX: usize = 2;
+pub(crate) const FRAMES_QUEUED_MAX: usize = 2;
 
 /// What is in flight on one stream of a connection. Targets come and go while a connection stays,
 /// so it belongs to the connection.
@@ -25,7 +26,7 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    fn push(&mut self, position: (u64, u64), records: usize) {
+    pub(crate) fn push(&mut self, position: (u64, u64), records: usize) {
         self.batches.push_back((position, records));
         self.records += records;
     }
@@ -37,6 +38,10 @@ impl Flight {
             self.batches.pop_front();
             self.records -= records;
         }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.batches.is_empty()
     }
 
     pub(crate) fn clear(&mut self) {
@@ -54,6 +59,8 @@ pub(crate) struct Wire {
     pub(crate) deltas: Vec<Flight>,
     /// By worker.
     pub(crate) snapshots: Vec<Flight>,
+    /// By worker.
+    pub(crate) errands: Vec<Flight>,
 }
 
 /// What makes batches into frames: a batch whose memory is used again and again.
@@ -84,7 +91,13 @@ impl Packer {
     /// How many of `available` records may leave now. A batch leaves at once while little is in
     /// flight, or when `flush` says that no more will come; else it waits to be full (Nagle's
     /// algorithm, RFC 896, clocked by acknowledgements alone).
-    fn allowance(&self, available: usize, flight: &Flight, window: usize, flush: bool) -> usize {
+    pub(crate) fn allowance(
+        &self,
+        available: usize,
+        flight: &Flight,
+        window: usize,
+        flush: bool,
+    ) -> usize {
         let wanted = available.min(self.records_max);
         let room = window.saturating_sub(flight.records);
         let small = wanted < self.records_max && flight.batches.len() >= self.eager && !flush;
@@ -95,7 +108,7 @@ impl Packer {
 
     /// Sends as many of the numbered records as a frame takes, at most `count`; returns how many, and
     /// the number of the last.
-    fn send<'a>(
+    pub(crate) fn send<'a>(
         &mut self,
         wire: &Wire,
         stream: u16,
@@ -118,7 +131,7 @@ impl Packer {
             last = number;
         }
         self.batch.session = wire.session;
-        self.batch.worker = stream & !SNAPSHOTS;
+        self.batch.worker = stream & WORKER_BITS;
         self.batch.first = first;
         self.batch.last = last;
         shared.send(wire.peer, stream, &self.batch);
@@ -153,6 +166,11 @@ pub(crate) struct Target {
     pub(crate) deltas: Vec<DeltaLane>,
     /// What it lacks besides the log; `None` when it lacks nothing.
     pub(crate) snapshot: Option<Snapshot>,
+    /// The end of a snapshot was sent to it, so that it may take itself for complete.
+    pub(crate) snapshot_ended: bool,
+    /// The round of comparison in which it last said that its tables had no room: only a later one can
+    /// tell that it has everything after all.
+    pub(crate) refused_in: Option<u64>,
 }
 
 /// How far the changes of one worker are.
@@ -168,7 +186,11 @@ pub(crate) struct DeltaLane {
     passed: u64,
     /// While a part of the log was given up: the acknowledgement that counts.
     pub(crate) floor: Option<u64>,
-    pub(crate) refused: u64,
+    /// Changes that the peer's tables had no room for, as far as it said.
+    refused: u64,
+    /// The same of snapshots' records.
+    snapshot_refused: u64,
+    pub(crate) compared: Compared,
     /// Deletions of the part that was given up: a scan of the table would not find them.
     deletions: Vec<(FlowRecord, u16)>,
 }
@@ -183,6 +205,8 @@ impl DeltaLane {
             passed: acked,
             floor,
             refused: 0,
+            snapshot_refused: 0,
+            compared: Compared::default(),
             deletions: Vec::new(),
         }
     }
@@ -224,6 +248,11 @@ impl DeltaLane {
         }
     }
 
+    /// Whatever is for the peer up to here was sent.
+    pub(crate) fn reached(&self) -> u64 {
+        self.clear.max(self.sent)
+    }
+
     /// The last number that the peer has acknowledged, done with or not: where its stream goes on.
     pub(crate) fn acked(&self) -> u64 {
         self.acked
@@ -237,6 +266,8 @@ pub(crate) struct Snapshot {
     pub(crate) whole: bool,
     /// It may begin.
     pub(crate) allowed: bool,
+    /// The number of the request that it answers; 0 for none.
+    request: u64,
     /// Slots of which no scan has begun.
     pub(crate) remaining: SlotSet,
     chunk: Option<Chunk>,
@@ -320,6 +351,7 @@ impl Snapshot {
         Self {
             whole,
             allowed,
+            request: 0,
             remaining: slots,
             chunk: None,
             pace: FIRST_CHUNK_SLOTS,
@@ -361,6 +393,42 @@ impl Snapshot {
 impl Target {
     pub(crate) fn lagging(&self) -> bool {
         self.deltas.iter().any(|lane| lane.floor.is_some())
+    }
+
+    /// How many records its tables had no room for, as far as it said.
+    pub(crate) fn records_refused(&self) -> u64 {
+        self.deltas
+            .iter()
+            .map(|lane| lane.refused + lane.snapshot_refused)
+            .sum()
+    }
+
+    /// It says how many records of a stream its tables had no room for so far; whether that is
+    /// more than before.
+    pub(crate) fn note_refused(&mut self, worker: usize, of_snapshot: bool, refused: u64) -> bool {
+        let known = match of_snapshot {
+            true => &mut self.deltas[worker].snapshot_refused,
+            false => &mut self.deltas[worker].refused,
+        };
+        let more = refused > *known;
+        *known = refused.max(*known);
+        more
+    }
+
+    /// Of these slots, those with changes that the target has not acknowledged.
+    pub(crate) fn unacknowledged(&self, peer: NodeId, logs: &[Log], slots: &SlotSet) -> SlotSet {
+        let entries = logs.iter().zip(&self.deltas);
+        let entries = entries.flat_map(|(log, lane)| log.numbered(lane.done() + 1));
+        let its = entries.filter(|(_, entry)| entry.is_for(peer));
+        let changed = its.map(|(_, entry)| slot_of(&entry.record.key));
+        changed.filter(|slot| slots.contains(*slot)).collect()
+    }
+
+    /// Whether releases wait for it. A joining node that has no connection is not waited for: it owns
+    /// nothing before it has a snapshot of every member, and a snapshot that begins after this has
+    /// what was released before. Once the end of one was sent, it may become active without another.
+    pub(crate) fn counts(&self) -> bool {
+        !self.joining || self.attached || self.snapshot_ended
     }
 
     /// The connection to it is gone.
@@ -477,25 +545,27 @@ impl Target {
     }
 
     /// The target asked for a snapshot of everything.
-    pub(crate) fn requested(&mut self, owned: &SlotSet, shared: &mut Shared) {
+    pub(crate) fn requested(&mut self, request: u64, owned: &SlotSet, shared: &mut Shared) {
         let workers = self.deltas.len();
-        match &mut self.snapshot {
-            Some(snapshot) if snapshot.whole => snapshot.allowed = true,
-            Some(snapshot) => {
-                snapshot.rewind(shared);
-                snapshot.remaining.extend(owned);
-                snapshot.whole = true;
-                snapshot.allowed = true;
-            }
-            None => self.snapshot = Some(Snapshot::new(true, true, owned.clone(), workers)),
+        let snapshot = self
+            .snapshot
+            .get_or_insert_with(|| Snapshot::new(true, true, owned.clone(), workers));
+        // The end of one that is ending already does not name the request.
+        if !snapshot.whole || snapshot.ending {
+            snapshot.rewind(shared);
+            snapshot.remaining.extend(owned);
+            snapshot.whole = true;
         }
+        snapshot.allowed = true;
+        snapshot.request = request;
     }
 
-    /// Sends of one worker's log what may leave now.
+    /// Sends of one worker's log what may leave now, up to the number `until`.
     pub(crate) fn pump_deltas(
         &mut self,
         worker: usize,
         log: &Log,
+        until: u64,
         wire: &mut Wire,
         packer: &mut Packer,
         shared: &mut Shared,
@@ -505,13 +575,16 @@ impl Target {
         while shared.outbox.sends_queued(wire.peer, stream) < FRAMES_QUEUED_MAX {
             lane.skip(log, wire.peer);
             // At most: some of them may be for others.
-            let available = (log.next() - 1 - lane.clear) as usize;
-            let count = packer.allowance(available, &wire.deltas[worker], wire.window, false);
+            let available = until.saturating_sub(lane.clear) as usize;
+            // What is to be compared waits for these.
+            let flush = until + 1 < log.next();
+            let count = packer.allowance(available, &wire.deltas[worker], wire.window, flush);
             if count == 0 {
                 return;
             }
             let records = log
                 .numbered(lane.clear + 1)
+                .take_while(|(lsn, _)| *lsn <= until)
                 .filter(|(_, entry)| entry.is_for(wire.peer))
                 .map(|(lsn, entry)| (lsn, &entry.record, entry.idle_s));
             lane.passed = lane.done();
@@ -560,6 +633,7 @@ impl Target {
                 snapshot.chunk = Some(Chunk::ask(to, remaining, snapshot.pace, workers, shared));
             } else if drained {
                 snapshot.end(wire, packer.batch.incarnation, shared);
+                self.snapshot_ended = true;
             }
         }
         if !(snapshot.ending && snapshot.lanes.iter().all(|lane| lane.complete)) {
@@ -683,6 +757,7 @@ impl Snapshot {
                 run: self.run,
                 records: lane.sent,
                 whole: self.whole,
+                request: self.request,
             };
             shared.send(wire.peer, SNAPSHOTS + worker as u16, &end);
         }
@@ -691,7 +766,7 @@ impl Snapshot {
 }
 
 impl Shared {
-    fn start(&mut self, peer: NodeId, stream: u16, session: u32, run: u64, next: u64) {
+    pub(crate) fn start(&mut self, peer: NodeId, stream: u16, session: u32, run: u64, next: u64) {
         let start = Start {
             incarnation: self.incarnation,
             session,

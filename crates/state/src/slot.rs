@@ -31,6 +31,15 @@ impl Slot {
         Self(hash as u16 & (SLOTS as u16 - 1))
     }
 
+    /// The slot of an index; `None` unless it is below [`SLOTS`].
+    pub const fn new(index: u16) -> Option<Self> {
+        if (index as usize) < SLOTS {
+            Some(Self(index))
+        } else {
+            None
+        }
+    }
+
     /// The slot as an index below [`SLOTS`].
     #[inline]
     pub const fn index(self) -> usize {

@@ -251,6 +251,7 @@ fn a_snapshots_end_must_name_its_records() {
         session: 1,
         run,
         records,
+        request: 0,
         whole: true,
     };
     let mut bench = Bench::new();
@@ -332,6 +333,8 @@ fn a_greeting_waits_for_what_is_pending_and_passes_over_the_old_connection() {
     // What speaks on the new connection must wait for the answer.
     let early = Request {
         incarnation: 5,
+        number: 1,
+        slots: vec![],
         session: 2,
     };
     let mut impatient = Bench::new();

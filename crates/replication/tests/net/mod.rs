@@ -3,9 +3,12 @@
 //! current targets must have what is released in their tables.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod copies;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use copies::{Copies, Verdict as Scanned};
 use membership::{Distribution, Member, MemberState, View};
 use replication::{
     Connection, Event, HoldAcks, JobId, JobTarget, Options, Output, Replicator, Status, ToSync,
@@ -20,6 +23,8 @@ pub(crate) type Table = HashMap<FlowKey, FlowRecord>;
 /// Who knows a flow, its record, and its idle seconds.
 pub(crate) type Answer = Option<(NodeId, FlowRecord, u16)>;
 pub(crate) const CLUSTER: u64 = 0xc1;
+/// Longer than anything here takes to settle.
+pub(crate) const DIGEST_EVERY_US: u64 = 1_000_000_000;
 
 pub(crate) fn node(id: u8) -> NodeId {
     NodeId::new(id).unwrap()
@@ -48,6 +53,7 @@ pub(crate) struct Worker {
     pub(crate) answers: Vec<(u64, Answer)>,
     /// Who else handles a flow, as an owner knows it.
     handlers: HashMap<FlowKey, NodeSet>,
+    pub(crate) copies: Copies,
 }
 
 pub(crate) struct Node {
@@ -85,6 +91,8 @@ pub(crate) struct Net {
     rng: u64,
     /// One in how many outputs the driver has no room for; 0 for none.
     pub(crate) refuse_one_in: u64,
+    /// Whether each release is checked.
+    pub(crate) checks_releases: bool,
     /// Owners keep the tombstones of what they delete, as a table that ages them does.
     pub(crate) keep_tombstones: bool,
     /// How many targets must have what is released: `hold_acks` of the options.
@@ -117,6 +125,7 @@ impl Net {
             now_us: 0,
             rng: seed | 1,
             refuse_one_in: 0,
+            checks_releases: true,
             keep_tombstones: false,
             shape,
         };
@@ -182,6 +191,9 @@ impl Net {
 
     pub(crate) fn set_view(&mut self, id: u8, view: &Arc<View>) {
         self.nodes[id as usize].view = Some(view.clone());
+        for worker in &mut self.nodes[id as usize].workers {
+            worker.copies.view(node(id), view);
+        }
         self.nodes[id as usize]
             .replicator
             .on_view(view.clone(), self.now_us);
@@ -196,7 +208,7 @@ impl Net {
 
     /// A packet of a flow: opens it, or moves its sequence space.
     pub(crate) fn packet(&mut self, id: u8, key: FlowKey) -> FlowRecord {
-        let incarnation = self.now_us << 8 | u64::from(id) | 1 << 40;
+        let incarnation = (self.now_us << 8 | u64::from(id)) + (1 << 40);
         let worker = self.worker(id, &key);
         let record = match worker
             .table
@@ -215,6 +227,7 @@ impl Net {
                 flow(key, incarnation.max(before + 1))
             }
         };
+        self.worker(id, &key).copies.handled(key);
         self.change(id, record);
         record
     }
@@ -235,8 +248,22 @@ impl Net {
         record.life = Life::Dead;
         self.change(id, record);
         if !keep {
-            self.worker(id, &key).table.remove(&key);
+            self.lose(id, key);
         }
+    }
+
+    /// The flow is in the node's table no longer, without a word.
+    pub(crate) fn lose(&mut self, id: u8, key: FlowKey) {
+        let worker = self.worker(id, &key);
+        worker.table.remove(&key);
+        worker.copies.removed(&key);
+    }
+
+    /// Time passes until the next comparison has begun, and everything that follows from it.
+    pub(crate) fn round(&mut self) {
+        self.now_us += DIGEST_EVERY_US;
+        self.tick();
+        self.settle();
     }
 
     fn change(&mut self, id: u8, record: FlowRecord) {
@@ -340,7 +367,8 @@ impl Net {
             }
             Move::ToWorker(id, w) => {
                 let Node { workers, view, .. } = &mut self.nodes[id as usize];
-                workers[w].handle(node(id), view.as_deref());
+                let count = workers.len();
+                workers[w].handle(node(id), (w, count), view.as_deref());
             }
             Move::ToSync(id, w) => {
                 // A burst at a time, so that batches have something to coalesce.
@@ -435,11 +463,21 @@ impl Net {
             records.push(worker.held.pop_front().unwrap().1);
         }
         let ecmp = self.nodes[id as usize].workers[w].ecmp;
-        for record in &records {
+        // A joining node is waited for from when changes flow to it.
+        let status = self.status(id);
+        let attached = |it: NodeId| status.targets.iter().any(|t| t.peer == it && t.attached);
+        let joining = |it: NodeId| {
+            node_view
+                .member(it)
+                .is_some_and(|m| m.state == MemberState::Joining)
+        };
+        for record in records.iter().filter(|_| self.checks_releases) {
             let targets = match ecmp {
                 true => node_view.recipients(node(id), slot_of(&record.key)),
                 false => node_view.targets[id as usize],
             };
+            let waited_for = |it: &NodeId| attached(*it) || !joining(*it);
+            let targets: NodeSet = targets.iter().filter(waited_for).collect();
             let has = |target: &NodeId| {
                 let incarnation = node_view.member(*target).unwrap().incarnation;
                 self.has(target.raw(), incarnation, record)
@@ -560,6 +598,7 @@ impl Net {
 impl Worker {
     fn report(&mut self, record: FlowRecord, hold: bool) {
         self.lsn += 1;
+        self.copies.said(&record);
         self.outbox.push_back(ToSync::Change {
             lsn: self.lsn,
             record,
@@ -571,7 +610,7 @@ impl Worker {
         }
     }
 
-    fn handle(&mut self, me: NodeId, view: Option<&View>) {
+    fn handle(&mut self, me: NodeId, (worker, workers): (usize, usize), view: Option<&View>) {
         match self.inbox.pop_front().expect("there is a message") {
             ToWorker::Apply {
                 token,
@@ -592,12 +631,14 @@ impl Worker {
                     });
                     changed |= mine.merge(&record);
                     let mine = *mine;
+                    let owned = view.is_some_and(|view| view.owns(me, slot));
+                    (self.copies).merged(owned, peer, (&mine, &record), changed);
                     if self.ecmp && view.is_some_and(|view| view.owner(slot) != Some(peer)) {
                         self.handlers.entry(record.key).or_default().insert(peer);
                         // Who handles a flow and knows less of it than its owner is told.
                         changed |= mine != record;
                     }
-                    if changed && view.is_some_and(|view| view.owns(me, slot)) {
+                    if changed && owned {
                         self.report(mine, false);
                     }
                 }
@@ -628,9 +669,21 @@ impl Worker {
             }
             ToWorker::Answer { token, found } => self.answers.push((token, found)),
             ToWorker::Cancel { job } => self.jobs.retain(|(id, _, _)| *id != job),
-            ToWorker::Digest { .. } | ToWorker::Compare { .. } | ToWorker::Listen { .. } => {
-                unreachable!("nobody asks yet")
+            ToWorker::Digest { round, .. } => {
+                let digests = self.copies.digests(me, worker, workers);
+                let lsn = self.lsn;
+                let answer = ToSync::Digests {
+                    round,
+                    lsn,
+                    digests,
+                };
+                self.outbox.push_back(answer);
             }
+            ToWorker::Compare { token, mut digests } => {
+                self.copies.compare(me, &mut digests);
+                self.outbox.push_back(ToSync::Compared { token, digests });
+            }
+            ToWorker::Listen { peer } => self.copies.listen(peer),
         }
     }
 
@@ -647,6 +700,14 @@ impl Worker {
         let Some(record) = self.table.get(&key).copied() else {
             return;
         };
+        match self.copies.decide(target, &record) {
+            Scanned::Skip => return,
+            Scanned::Send => {}
+            Scanned::Remove => {
+                self.table.remove(&key);
+                return self.copies.removed(&key);
+            }
+        }
         match target {
             JobTarget::Group => self.report(record, false),
             JobTarget::Peer(_) | JobTarget::Owner(_) | JobTarget::Heir(_) => {
@@ -662,6 +723,7 @@ impl Worker {
 
 fn fresh_node(id: u8, incarnation: u64, workers: usize, shape: fn(&mut Options)) -> Node {
     let mut options = Options::new(node(id), incarnation, CLUSTER, workers);
+    options.digest_every_us = DIGEST_EVERY_US;
     shape(&mut options);
     let ecmp = options.distribution == Distribution::Ecmp;
     Node {
