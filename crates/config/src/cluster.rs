@@ -90,6 +90,7 @@ pub(crate) fn cluster(top: &Section<'_>) -> Option<Cluster> {
             Alone::Forward,
         ),
         resync_rate: section.integer_or("resync_rate", 1000..=100_000_000, 1_000_000) as u32,
+        digest_every: section.duration_or("digest_every", ms(100)..=ms(600_000), ms(10_000)),
         members,
     })
 }

@@ -53,6 +53,7 @@ pub(crate) const CLUSTER: &[&str] = &[
     "hold_acks",
     "alone",
     "resync_rate",
+    "digest_every",
     "member",
 ];
 pub(crate) const MEMBER: &[&str] = &["name", "id", "sync", "membership", "weight", "backups"];

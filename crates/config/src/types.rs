@@ -123,6 +123,8 @@ pub struct Cluster {
     pub alone: Alone,
     /// Records per second and worker of re-replication and snapshots.
     pub resync_rate: u32,
+    /// Time between two comparisons of this node's slots with its backups' copies.
+    pub digest_every: Duration,
     /// Every node of the cluster, this one included, in the file's order.
     pub members: Vec<Member>,
 }

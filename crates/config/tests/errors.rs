@@ -60,7 +60,7 @@ fn text() {
         (
             "heartbeat = \"10ms\"",
             "heartbaet = \"10ms\"",
-            "n1.toml:6:1: cluster.heartbaet: unknown key; known here are name, distribution, mac, backups, heartbeat, dead_after, join_wait, hold_deadline, hold_at_deadline, hold_acks, alone, resync_rate, member",
+            "n1.toml:6:1: cluster.heartbaet: unknown key; known here are name, distribution, mac, backups, heartbeat, dead_after, join_wait, hold_deadline, hold_at_deadline, hold_acks, alone, resync_rate, digest_every, member",
         ),
         (
             "[flows]",

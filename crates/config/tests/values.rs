@@ -43,6 +43,7 @@ fn defaults_are_those_of_the_document() {
     assert_eq!(cluster.hold_acks, HoldAcks::All);
     assert_eq!(cluster.alone, Alone::Forward);
     assert_eq!(cluster.resync_rate, 1_000_000);
+    assert_eq!(cluster.digest_every, ms(10_000));
     let second = cluster.member(id(2)).unwrap();
     assert_eq!(
         (second.name.as_str(), second.weight, &second.backups),
@@ -128,7 +129,7 @@ fn what_is_written_is_what_comes_out() {
         .replacen(
             "name = \"lab\"",
             "name = \"lab\"\nbackups = 2\nhold_acks = 1\nhold_at_deadline = \"release\"\n\
-             alone = \"refuse\"\nresync_rate = 5000\njoin_wait = \"1s\"\nhold_deadline = \"20ms\"\n\
+             alone = \"refuse\"\nresync_rate = 5000\ndigest_every = \"500ms\"\njoin_wait = \"1s\"\nhold_deadline = \"20ms\"\n\
              dead_after = \"100ms\"",
             1,
         )
@@ -157,6 +158,7 @@ fn what_is_written_is_what_comes_out() {
         (AtDeadline::Release, Alone::Refuse)
     );
     assert_eq!(cluster.resync_rate, 5000);
+    assert_eq!(cluster.digest_every, Duration::from_millis(500));
     let ms = Duration::from_millis;
     assert_eq!(
         (cluster.join_wait, cluster.hold_deadline, cluster.dead_after),

@@ -150,6 +150,14 @@ fn facts(status: &Status, now_ns: u64, output: &mut Output) -> Result<(), Error>
         replication.lag_records
     ))?;
     output.line(format_args!(
+        "copies       {} slot{} compared, {} differed, {} repaired, {} to hand over",
+        replication.slots_compared,
+        plural(replication.slots_compared),
+        replication.slots_differing,
+        replication.slots_repaired,
+        replication.handing_over_slots
+    ))?;
+    output.line(format_args!(
         "flows        {} live of {}, {} owned, {} packet{} held",
         flows.live,
         flows.capacity,
@@ -216,6 +224,7 @@ fn peers(status: &Status, output: &mut Output) -> Result<(), Error> {
         ("CONNECTED", Side::Left),
         ("LAG", Side::Right),
         ("LAG MS", Side::Right),
+        ("COMPARED", Side::Right),
         ("RTT US", Side::Right),
         ("BYTES SENT", Side::Right),
         ("LAST ERROR", Side::Left),
@@ -226,6 +235,11 @@ fn peers(status: &Status, output: &mut Output) -> Result<(), Error> {
             yes(peer.connected),
             peer.lag_records.to_string(),
             peer.lag_ms.to_string(),
+            match peer.compared_ms {
+                _ if peer.refused => "refused".into(),
+                Some(ms) => format!("{:.1} s", ms as f64 / 1e3),
+                None => String::new(),
+            },
             peer.rtt_us.to_string(),
             peer.bytes_sent.to_string(),
             peer.last_error.clone().unwrap_or_default(),

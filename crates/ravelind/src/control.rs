@@ -349,6 +349,10 @@ impl Answers {
                 .map(|t| t.lag_records)
                 .max()
                 .unwrap_or(0),
+            slots_compared: status.counters.slots_compared,
+            slots_differing: status.counters.slots_differing,
+            slots_repaired: status.counters.slots_repaired,
+            handing_over_slots: status.handing_over_slots as u64,
             peers: others
                 .map(|m| {
                     let peer = report.peers.get(&m.id.raw()).cloned().unwrap_or_default();
@@ -358,6 +362,8 @@ impl Answers {
                         connected: peer.connected,
                         lag_records: lag.map_or(0, |t| t.lag_records),
                         lag_ms: lag.map_or(0, |t| t.lag_us / 1_000),
+                        compared_ms: lag.and_then(|t| Some(t.compared_us? / 1_000)),
+                        refused: lag.is_some_and(|t| t.refused),
                         rtt_us: peer.rtt_us,
                         bytes_sent: peer.bytes_sent,
                         last_error: peer.last_error.filter(|_| !peer.connected),

@@ -72,6 +72,18 @@ telemetry::counters! {
         QuestionsUnanswered = "questions_unanswered",
         /// Questions not taken because too many were open.
         QuestionsDropped = "questions_dropped",
+        /// Slots of owners compared with the copies here.
+        SlotsCompared = "slots_compared",
+        /// Those that differed.
+        SlotsDiffering = "slots_differing",
+        /// Slots whose copies here were repaired.
+        SlotsRepaired = "slots_repaired",
+        /// Records sent because a peer's copies differed.
+        RecordsAnswered = "records_answered",
+        /// Records sent to their owners, which lacked them.
+        RecordsPushed = "records_pushed",
+        /// Records brought to the new owners of their slots, which were no targets.
+        RecordsHandedOver = "records_handed_over",
         /// Frames from peers that broke the protocol; they changed nothing.
         FramesInvalid = "frames_invalid",
         /// Times that the transport's queue to a peer was full.
@@ -132,6 +144,8 @@ pub(crate) fn start(
         config::HoldAcks::All => HoldAcks::All,
         config::HoldAcks::Count(n) => HoldAcks::Count(n.into()),
     };
+    replication.alone_releases = cluster.alone == config::Alone::Forward;
+    replication.digest_every_us = cluster.digest_every.as_micros() as u64;
     let replicator = Replicator::new(replication)
         .map_err(|error| Error::Machine(format!("replication: {error}")))?;
     pin::spawn("sync", config.cores.sync, move || {
@@ -521,6 +535,25 @@ impl SyncCore {
             Told::Adopting { slots } => {
                 tracing::info!("sync: {slots} adopted slots are being replicated");
             }
+            Told::HandOverStarted { peer, slots } => {
+                tracing::info!("sync: {slots} slots are handed over to {}", name(peer));
+            }
+            Told::HandOverDone {
+                peer,
+                slots,
+                records,
+            } => tracing::info!(
+                "sync: {slots} slots are handed over to {}: {records} records",
+                name(peer)
+            ),
+            Told::Repaired {
+                peer,
+                slots,
+                records_pushed,
+            } => tracing::warn!(
+                "sync: {slots} slots differed from those of {} and are repaired; it lacked {records_pushed} records",
+                name(peer)
+            ),
             Told::Redundancy { whole: true } => tracing::info!("sync: redundancy is whole"),
             Told::Redundancy { whole: false } => tracing::warn!("sync: redundancy is not whole"),
             Told::LogGap {
@@ -568,6 +601,12 @@ impl SyncCore {
             (SyncCounter::QuestionsAnswered, c.questions_answered),
             (SyncCounter::QuestionsUnanswered, c.questions_unanswered),
             (SyncCounter::QuestionsDropped, c.questions_dropped),
+            (SyncCounter::SlotsCompared, c.slots_compared),
+            (SyncCounter::SlotsDiffering, c.slots_differing),
+            (SyncCounter::SlotsRepaired, c.slots_repaired),
+            (SyncCounter::RecordsAnswered, c.records_answered),
+            (SyncCounter::RecordsPushed, c.records_pushed),
+            (SyncCounter::RecordsHandedOver, c.records_handed_over),
             (SyncCounter::FramesInvalid, c.frames_invalid),
         ] {
             self.counts.set(counter, value);

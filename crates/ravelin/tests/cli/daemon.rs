@@ -35,6 +35,7 @@ view         epoch 7, digest 00c0ffee00c0ffee, 341 slots owned
 redundancy   whole for AGE, 0 slots pending
 takeover     171 slots in epoch 6, first packet after 12.500 ms, AGE ago
 replication  4000 flows, 9000 records sent, 8000 received, 12 not acknowledged yet
+copies       2048 slots compared, 3 differed, 2 repaired, 0 to hand over
 flows        12000 live of 1000000, 4000 owned, 1 packet held
 policy       generation 4, rules.toml
 common       2 blocks, 1 user, 0 expectations, 0 tunnels
@@ -44,9 +45,9 @@ n1       1  active   this node  n2
 n2       2  active        3 ms  n3, n1
 n3       3  active       12 ms
 
-PEER  CONNECTED  LAG  LAG MS  RTT US  BYTES SENT  LAST ERROR
-n2    yes         12       3      85      123456
-n3    yes          0       0      85      123456  timed out
+PEER  CONNECTED  LAG  LAG MS  COMPARED  RTT US  BYTES SENT  LAST ERROR
+n2    yes         12       3     2.3 s      85      123456
+n3    yes          0       0                85      123456  timed out
 
 INTERFACE  LINK  MAC                     RX  TX  RX MISSED  RX ERRORS  TX ERRORS  DEVICE
 inside     up    02:00:00:00:00:01  1234567   5          0          0          0  net_af_packet0,iface=inside

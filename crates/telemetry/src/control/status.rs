@@ -124,6 +124,14 @@ pub struct Replication {
     pub records_received: u64,
     /// Records that are not acknowledged yet by all that must.
     pub lag_records: u64,
+    /// Slots of other nodes compared with the copies here since the start.
+    pub slots_compared: u64,
+    /// Those that differed.
+    pub slots_differing: u64,
+    /// Those that were repaired.
+    pub slots_repaired: u64,
+    /// Slots that are yet to be brought to their new owners.
+    pub handing_over_slots: u64,
     /// Each peer.
     pub peers: Vec<Peer>,
 }
@@ -139,6 +147,12 @@ pub struct Peer {
     pub lag_records: u64,
     /// Age of the oldest such record in milliseconds.
     pub lag_ms: u64,
+    /// Age in milliseconds of the last comparison of its copies with all that this node owns; null
+    /// when there was none, or it is no backup.
+    pub compared_ms: Option<u64>,
+    /// Whether its table had no room for some copies, and none of the comparisons since has found
+    /// everything equal.
+    pub refused: bool,
     /// Smoothed round trip of the connection in microseconds.
     pub rtt_us: u64,
     /// Bytes sent to it since the start.
