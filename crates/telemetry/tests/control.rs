@@ -118,7 +118,7 @@ fn flow(n: u16) -> Flow {
         packets: [1, 2],
         bytes: [60, 120],
         held: false,
-        mark: n,
+        mark: n.into(),
         incarnation: u64::MAX - u64::from(n),
     }
 }
