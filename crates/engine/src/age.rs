@@ -55,7 +55,15 @@ impl<P: Port> Worker<P> {
         }
         let slot = slot_of(&entry.record.key);
         let sync = entry.record.class.sync;
-        self.digests.age(&mut self.table.entry_mut(id).local);
+        let local_mut = &mut self.table.entry_mut(id).local;
+        self.digests.age(local_mut);
+        // So that a flow that is seldom seen does not meet an epoch's low bits again.
+        if local_mut.common_epoch != self.common_epoch {
+            local_mut.common_epoch = 0;
+        }
+        if local_mut.hops_epoch != self.hops.epoch() {
+            local_mut.hops_epoch = 0;
+        }
         if self.is_foreign(slot) && local.flags.is_handler() {
             return self.age_handled(id, slot);
         }

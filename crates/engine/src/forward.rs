@@ -33,9 +33,8 @@ impl<P: Port> Worker<P> {
             self.counters.count(Counter::DropZone);
             return;
         }
-        if entry.record.verdict.generation != self.policy.value().generation
-            && !self.judge_again(id)
-        {
+        let old_rules = entry.record.verdict.generation != self.policy.value().generation;
+        if (old_rules || entry.local.common_epoch != self.common_epoch) && !self.judge_again(id) {
             self.counters.count(Counter::DropDenied);
             return;
         }
@@ -307,13 +306,20 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// The rules have changed since the flow was judged: judges it again, and ends it if they no
-    /// longer allow it.
+    /// The rules or the common state have changed since the flow was judged: judges it again, and
+    /// ends it if it is no longer allowed.
     #[cold]
     fn judge_again(&mut self, id: FlowId) -> bool {
         let policy = self.policy.value().clone();
-        let record = &self.table.entry(id).record;
-        let decision = policy.classifier.classify(&opening_query(record));
+        let entry = self.table.entry_mut(id);
+        entry.local.common_epoch = self.common_epoch;
+        let same_rules = entry.record.verdict.generation == policy.generation;
+        if same_rules && !policy.classifier.asks_identity() {
+            return true;
+        }
+        let mut query = opening_query(&entry.record);
+        query.identity = self.identity(&query.src);
+        let decision = policy.classifier.classify(&query);
         if decision.action != Action::Allow {
             self.counters.count(Counter::FlowRevoked);
             self.end_flow(id);
@@ -347,7 +353,7 @@ const ANCHOR_S: u32 = 10;
 /// A hop that is not known yet.
 pub(crate) const NO_HOP: u32 = u32::MAX;
 
-/// What the rules were asked when the flow was opened.
+/// What the rules were asked when the flow was opened, but for who is logged in at its source.
 pub(crate) fn opening_query(record: &state::FlowRecord) -> policy::Query {
     let (src, sport) = record.key.source(record.class.origin);
     let (dst, dport) = record.key.destination(record.class.origin);

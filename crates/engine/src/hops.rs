@@ -134,7 +134,9 @@ pub(crate) struct Hops<B> {
     index: HashMap<(u8, Addr), u32>,
     free: Vec<u32>,
     capacity: usize,
-    epoch: u32,
+    /// Of 16 bits: the sweep over the flows forgets old ones long before it comes around, for each of
+    /// the few thousand places takes seconds to be given up.
+    epoch: u16,
 }
 
 impl<B> Hops<B> {
@@ -149,7 +151,7 @@ impl<B> Hops<B> {
     }
 
     /// Changes when numbers that flows remember may have become wrong. Never 0.
-    pub(crate) fn epoch(&self) -> u32 {
+    pub(crate) fn epoch(&self) -> u16 {
         self.epoch
     }
 

@@ -17,6 +17,7 @@
 mod age;
 mod answer;
 mod ask;
+mod common;
 mod config;
 mod counters;
 mod digest;
@@ -36,6 +37,7 @@ mod worker;
 
 pub use membership::Distribution;
 
+pub use common::Common;
 pub use config::{AtDeadline, Config, Hold, Interface, Route, Timeouts, WhenAlone};
 pub use counters::{Counter, Counters, MalformedBy};
 pub use instruct::{AgentLink, FlowChange, Instruct, Instruction, Notice, Refusal};

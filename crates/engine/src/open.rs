@@ -1,13 +1,13 @@
 //! Tier 3: packets that open a flow.
 
 use flowtable::{FlowId, InsertError, Local, LocalFlags};
-use policy::{Action, Decision, Query};
+use policy::{Action, Decision, Identity, Query};
 use state::{
     Class, FlowKey, FlowRecord, Life, Mark, PROTO_TCP, Progress, SyncMode, Verdict, slot_of,
 };
 use wire::reply::{IcmpError, Unreachable};
 use wire::tcp::{ACK, RST, SYN};
-use wire::{Parsed, icmpv4, icmpv6, ip};
+use wire::{Addr, Parsed, icmpv4, icmpv6, ip};
 
 use crate::config::WhenAlone;
 use crate::counters::Counter;
@@ -51,7 +51,7 @@ impl<P: Port> Worker<P> {
             proto: p.proto,
             icmp_type: p.icmp.kind,
             icmp_code: p.icmp.code,
-            identity: policy::Identity::NONE,
+            identity: self.identity(&p.src),
         };
         let decision = self.policy.value().classifier.classify(&query);
         if decision.log && self.links.log.push(LogEntry { query, decision }).is_err() {
@@ -102,6 +102,16 @@ impl<P: Port> Worker<P> {
         };
         let hold_lsn = self.table.entry(id).local.hold_lsn;
         self.forward(packet, hop, hold_lsn);
+    }
+
+    /// Who is logged in at an address, if any rule asks.
+    #[inline]
+    pub(crate) fn identity(&self, address: &Addr) -> Identity {
+        if self.policy.value().classifier.asks_identity() {
+            self.common.value().identity(address)
+        } else {
+            Identity::NONE
+        }
     }
 
     /// Whether a packet of this kind can be the first of a flow.
@@ -165,6 +175,7 @@ impl<P: Port> Worker<P> {
             flags: LocalFlags::opened(),
             hops: [NO_HOP; 2],
             hops_epoch: self.hops.epoch(),
+            common_epoch: self.common_epoch,
             ..Local::default()
         };
         local.packets[packet.dir.index()] = 1;

@@ -9,6 +9,8 @@ use membership::View;
 use parking_lot::Mutex;
 use policy::{Classifier, RuleSet};
 
+use crate::common::Common;
+
 /// A value that is replaced as a whole. Readers look at a version number, and take the lock only
 /// when it has changed.
 #[derive(Debug)]
@@ -102,6 +104,8 @@ pub struct NodeShared {
     pub view: Arc<Snapshot<View>>,
     /// The rules.
     pub policy: Arc<Snapshot<Policy>>,
+    /// The state that all nodes have. Flows are judged again as it changes.
+    pub common: Arc<Snapshot<Common>>,
     /// Until when, in microseconds of the workers' clock, the view may be acted on; written by the
     /// membership core. A process that was paused wakes up with an old view and must not forward by it.
     pub view_valid_until_us: CachePadded<AtomicU64>,
@@ -111,11 +115,12 @@ pub struct NodeShared {
 }
 
 impl NodeShared {
-    /// With a first view and rule set; the view may be acted on for ever until somebody limits it.
+    /// With a first view and rule set, and no common state yet; the view may be acted on for ever until somebody limits it.
     pub fn new(view: View, policy: Policy) -> Self {
         Self {
             view: Arc::new(Snapshot::new(view)),
             policy: Arc::new(Snapshot::new(policy)),
+            common: Arc::new(Snapshot::new(Common::default())),
             view_valid_until_us: CachePadded::new(AtomicU64::new(u64::MAX)),
             flush_asked: CachePadded::new(AtomicU64::new(0)),
         }

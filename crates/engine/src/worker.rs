@@ -14,6 +14,7 @@ use state::{FlowKey, FlowRecord, NodeSet, SLOTS, SlotSet};
 use wire::{Addr, Mac};
 
 use crate::ask::Asks;
+use crate::common::Common;
 use crate::config::Config;
 use crate::counters::{Counter, Counters};
 use crate::digest::Digests;
@@ -136,6 +137,11 @@ pub struct Worker<P: Port> {
     pub(crate) node: Arc<NodeShared>,
     pub(crate) view: SnapshotReader<View>,
     pub(crate) policy: SnapshotReader<Policy>,
+    pub(crate) common: SnapshotReader<Common>,
+    /// Raised with each change of the common state; flows judged at an earlier one are judged again.
+    /// Never 0, which is that of flows that were not judged here. Of 16 bits: the sweep forgets old
+    /// ones long before it comes around.
+    pub(crate) common_epoch: u16,
     /// The gateway's addresses on all interfaces.
     pub(crate) own_addresses: HashSet<Addr>,
     /// What of the view is asked per packet.
@@ -277,6 +283,7 @@ impl<P: Port> Worker<P> {
             })
             .collect();
         let (view, policy) = (node.view.reader(), node.policy.reader());
+        let common = node.common.reader();
         let own_addresses = config
             .interfaces
             .iter()
@@ -329,6 +336,8 @@ impl<P: Port> Worker<P> {
             node,
             view,
             policy,
+            common,
+            common_epoch: 1,
             now,
         };
         worker.take_up_view();
@@ -347,6 +356,9 @@ impl<P: Port> Worker<P> {
             self.distrust_own_flows();
         }
         self.policy.refresh();
+        if self.common.refresh() {
+            self.common_epoch = self.common_epoch.wrapping_add(1).max(1);
+        }
         let mut work = self.take_messages();
         work += self.release();
         work += self.take_instructions();

@@ -52,8 +52,11 @@ pub struct Local {
     pub adopted_s: u32,
     /// The next hops by direction relative to the key: indexes into the worker's table of hops.
     pub hops: [u32; 2],
-    /// The epoch of the routes and hops at which `hops` were looked up; 0 for never.
-    pub hops_epoch: u32,
+    /// The low bits of the epoch of the routes and hops at which `hops` were looked up; 0 for never.
+    pub hops_epoch: u16,
+    /// The low bits of the worker's epoch of the common state at which the flow was judged; 0 for
+    /// never here.
+    pub common_epoch: u16,
     /// What the entry adds to the digest of its slot: that of its record as it was last handed to
     /// the sync core or merged; 0 for nothing.
     pub digest: u32,
