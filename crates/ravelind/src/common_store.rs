@@ -126,29 +126,3 @@ impl CommonStore for LocalStore {
 fn now_ms() -> u64 {
     monotonic_us() / 1_000
 }
-
-/// In the place of a cluster's common state as long as the sync core does not keep it.
-pub(crate) struct NoStore;
-
-const NO_STORE: StoreError =
-    StoreError::Unavailable("a cluster's common state cannot be changed in this version");
-
-impl CommonStore for NoStore {
-    fn put(&self, _: CommonKey, _: CommonValue, _: Option<u64>) -> Result<Reached, StoreError> {
-        Err(NO_STORE)
-    }
-
-    fn delete(&self, _: CommonKey) -> Result<Reached, StoreError> {
-        Err(NO_STORE)
-    }
-
-    fn of_kind(&self, _: CommonKind) -> Result<Vec<CommonEntry>, StoreError> {
-        Err(NO_STORE)
-    }
-
-    fn count(&self, _: CommonKind) -> u64 {
-        0
-    }
-
-    fn put_later(&self, _: CommonKey, _: CommonValue) {}
-}

@@ -17,7 +17,8 @@ use telemetry::counters::{Counts, Registry};
 
 use crate::clock::{monotonic_us, unix_ms};
 use crate::common_requests::{Common, policy_of};
-use crate::common_store::{CommonStore, LocalStore, NoStore};
+use crate::common_store::{CommonStore, LocalStore, Publish};
+use crate::common_sync::ClusterStore;
 use crate::control::Answers;
 use crate::drain;
 use crate::error::Error;
@@ -77,6 +78,7 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         view: Arc::new(Snapshot::new(first_view(&config))),
         node: node.clone(),
         wake: Default::default(),
+        commands: Default::default(),
         incarnation: unix_ms(),
         started_us: monotonic_us(),
         synced: Default::default(),
@@ -111,7 +113,7 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
     }
     let interfaces = Arc::new(Mutex::new(interface_reports(&config, &ports)));
     let common = Arc::new(Common {
-        store: common_store(&config, &policies),
+        store: common_store(&config, &board, &policies),
         config: config.clone(),
         board: board.clone(),
         policies: policies.clone(),
@@ -161,6 +163,7 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
             identity.clone(),
             ends,
             board.clone(),
+            publisher(&policies),
             sync_counts,
             stop.clone(),
             ready.clone(),
@@ -255,20 +258,28 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
 }
 
 /// Where common state is kept.
-fn common_store(config: &Config, policies: &Arc<Policies>) -> Arc<dyn CommonStore> {
+fn common_store(
+    config: &Config,
+    board: &Arc<Board>,
+    policies: &Arc<Policies>,
+) -> Arc<dyn CommonStore> {
     if config.cluster.is_some() {
-        return Arc::new(NoStore);
+        return Arc::new(ClusterStore::new(board.clone()));
     }
+    Arc::new(LocalStore::new(config.node, publisher(policies)))
+}
+
+/// Hands common state to those that use it, after each change.
+fn publisher(policies: &Arc<Policies>) -> Publish {
     let policies = policies.clone();
-    let publish = move |map: &CommonMap, kinds: CommonKinds| {
+    Box::new(move |map: &CommonMap, kinds: CommonKinds| {
         if kinds.contains(CommonKind::Policy)
             && let Some(entry) = map.of_kind(CommonKind::Policy, 0).next()
             && let Some((text, by)) = policy_of(&entry)
         {
             policies.offer(text.clone(), by);
         }
-    };
-    Arc::new(LocalStore::new(config.node, Box::new(publish)))
+    })
 }
 
 /// Before the membership core has spoken: a node alone owns everything, a member of a cluster

@@ -4,6 +4,7 @@
 mod clock;
 mod common_requests;
 mod common_store;
+mod common_sync;
 mod control;
 mod daemon;
 mod drain;

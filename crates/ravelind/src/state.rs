@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use crate::common_sync::CommonCommands;
 use membership::View;
 use parking_lot::Mutex;
 use state::NodeId;
@@ -67,6 +68,8 @@ pub(crate) struct Board {
     pub(crate) view: Arc<engine::Snapshot<View>>,
     pub(crate) node: Arc<engine::NodeShared>,
     pub(crate) wake: Wake,
+    /// What the control socket and others want of the cluster's common state.
+    pub(crate) commands: CommonCommands,
     pub(crate) incarnation: u64,
     pub(crate) started_us: u64,
     pub(crate) synced: Synced,

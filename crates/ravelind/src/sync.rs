@@ -16,6 +16,8 @@ use telemetry::counters::Counts;
 use transport::{Endpoint, Event, PeerId, ReplyHandle, SendError};
 
 use crate::clock::monotonic_us;
+use crate::common_store::Publish;
+use crate::common_sync::Desk;
 use crate::error::Error;
 use crate::idle::Rest;
 use crate::pin;
@@ -84,6 +86,14 @@ telemetry::counters! {
         RecordsPushed = "records_pushed",
         /// Records brought to the new owners of their slots, which were no targets.
         RecordsHandedOver = "records_handed_over",
+        /// Entries of common state sent, to all peers together.
+        CommonSent = "common_sent",
+        /// Entries of common state received.
+        CommonReceived = "common_received",
+        /// Entries of common state that ended by their age.
+        CommonExpired = "common_expired",
+        /// Times that a peer got the whole common state again, because it differed.
+        CommonRepairs = "common_repairs",
         /// Frames from peers that broke the protocol; they changed nothing.
         FramesInvalid = "frames_invalid",
         /// Times that the transport's queue to a peer was full.
@@ -102,6 +112,7 @@ struct SyncCore {
     stale: HashMap<PeerId, u64>,
     view: SnapshotReader<View>,
     board: Arc<Board>,
+    desk: Desk,
     counts: Counts<SyncCounter>,
     /// Where answers to a peer's stream go: the connection on which its last frame came.
     replies: HashMap<(PeerId, u16), ReplyHandle>,
@@ -122,6 +133,7 @@ pub(crate) fn start(
     identity: transport::Identity,
     ends: Vec<Ends>,
     board: Arc<Board>,
+    publish: Publish,
     counts: Counts<SyncCounter>,
     stop: Arc<AtomicBool>,
     ready: std::sync::mpsc::Sender<Result<(), Error>>,
@@ -174,6 +186,7 @@ pub(crate) fn start(
                 stale: HashMap::new(),
                 view: board.view.reader(),
                 board,
+                desk: Desk::new(publish),
                 counts,
                 replies: HashMap::new(),
                 stop,
@@ -243,7 +256,8 @@ impl SyncCore {
         let until_tick = Duration::from_micros((self.ticked_us + TICK_US).saturating_sub(now_us));
         self.board.wake.asleep.store(true, Ordering::SeqCst);
         // A worker that pushed just before it saw the flag did not wake us.
-        if self.ends.iter().all(|end| end.from_worker.is_empty()) {
+        if self.ends.iter().all(|end| end.from_worker.is_empty()) && self.board.commands.is_empty()
+        {
             let board = self.board.clone();
             let event = tokio::select! {
                 event = self.endpoint.events.recv() => event,
@@ -282,6 +296,9 @@ impl SyncCore {
             self.on_event(event, now_us);
             work += 1;
         }
+        work += self
+            .desk
+            .turn(&self.board.commands, &mut self.replicator, now_us);
         if now_us >= self.ticked_us + TICK_US {
             self.ticked_us = now_us;
             self.replicator.tick(now_us);
@@ -474,6 +491,11 @@ impl SyncCore {
                     );
                     self.board.synced.push(peer, incarnation);
                 }
+                // Workers see it before the peer that it came from hears that they do.
+                Output::CommonChanged { kinds } => {
+                    self.desk.changed(self.replicator.common(), kinds);
+                }
+                Output::CommonSynced { stamp } => self.desk.synced(stamp),
                 Output::Close {
                     peer,
                     connection,
@@ -607,6 +629,10 @@ impl SyncCore {
             (SyncCounter::RecordsAnswered, c.records_answered),
             (SyncCounter::RecordsPushed, c.records_pushed),
             (SyncCounter::RecordsHandedOver, c.records_handed_over),
+            (SyncCounter::CommonSent, c.common_sent),
+            (SyncCounter::CommonReceived, c.common_received),
+            (SyncCounter::CommonExpired, c.common_expired),
+            (SyncCounter::CommonRepairs, c.common_repairs),
             (SyncCounter::FramesInvalid, c.frames_invalid),
         ] {
             self.counts.set(counter, value);

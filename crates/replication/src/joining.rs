@@ -1,5 +1,6 @@
 //! A joining node's questions: it asks every active member for all that the member owns, and every
-//! draining one, which owns until its slots are handed over.
+//! draining one, which owns until its slots are handed over. It waits for their common state as
+//! well, which comes unasked.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,8 @@ use crate::status::Output;
 #[derive(Default)]
 pub(crate) struct Asks {
     by_peer: BTreeMap<NodeId, Ask>,
+    /// Of which run of each peer the whole common state has come.
+    common: BTreeMap<NodeId, u64>,
 }
 
 struct Ask {
@@ -23,6 +26,8 @@ struct Ask {
     asked: Option<u32>,
     /// The number of the request.
     request: u64,
+    /// All that the member owned is in the tables here.
+    received: bool,
     synced: bool,
 }
 
@@ -46,6 +51,7 @@ impl Asks {
                     incarnation,
                     asked: None,
                     request: 0,
+                    received: false,
                     synced: false,
                 };
                 self.by_peer.entry(member.id).or_insert(ask);
@@ -60,7 +66,7 @@ impl Asks {
         greeted: impl Fn(NodeId) -> Option<(u32, u64)>,
         shared: &mut Shared,
     ) {
-        for (&peer, ask) in self.by_peer.iter_mut().filter(|(_, ask)| !ask.synced) {
+        for (&peer, ask) in self.by_peer.iter_mut().filter(|(_, ask)| !ask.received) {
             if let Some((session, incarnation)) = greeted(peer)
                 && incarnation == ask.incarnation
                 && ask.asked != Some(session)
@@ -92,9 +98,26 @@ impl Asks {
             && ask.incarnation == incarnation
             && ask.asked.is_some()
             && ask.request == request
+        {
+            ask.received = true;
+            self.conclude(peer, shared);
+        }
+    }
+
+    /// The whole common state of this run of a peer is here. It stays so: its changes follow.
+    pub(crate) fn common_received(&mut self, peer: NodeId, incarnation: u64, shared: &mut Shared) {
+        self.common.insert(peer, incarnation);
+        self.conclude(peer, shared);
+    }
+
+    fn conclude(&mut self, peer: NodeId, shared: &mut Shared) {
+        if let Some(ask) = self.by_peer.get_mut(&peer)
+            && ask.received
             && !ask.synced
+            && self.common.get(&peer) == Some(&ask.incarnation)
         {
             ask.synced = true;
+            let incarnation = ask.incarnation;
             shared.outbox.note(Output::Synced { peer, incarnation });
         }
     }

@@ -14,6 +14,7 @@
 //! the node's own targets. Copies that are equal change nothing, so this ends.
 #![forbid(unsafe_code)]
 
+mod common;
 mod errand;
 mod joining;
 mod link;
@@ -31,8 +32,9 @@ mod sender;
 mod status;
 mod target;
 
+pub use common::Times;
 pub use link::{JobId, JobTarget, SlotDigest, ToSync, ToWorker};
-pub use message::{CONTROL, ERRANDS, QUERIES, SNAPSHOTS, Violation};
+pub use message::{COMMON, CONTROL, ERRANDS, QUERIES, SNAPSHOTS, Violation};
 pub use options::{HoldAcks, Options, OptionsError, WORKERS_MAX};
 pub use replicator::Replicator;
-pub use status::{Connection, Counters, Event, Output, Status, TargetStatus};
+pub use status::{CommonStatus, Connection, Counters, Event, Output, Status, TargetStatus};

@@ -10,6 +10,7 @@
 //! | [`QUERIES`] | `Query` | `Answer` |
 //! | [`SNAPSHOTS`] + worker | `Start`, `Batch` with records counted from 1, `End` | `Ack` |
 //! | [`ERRANDS`] + worker | the same, of some slots | `Ack` |
+//! | [`COMMON`] | `Common` numbered from 1 in each session, `CommonDigest` | `CommonAck` |
 //!
 //! A *run* numbers each time a stream's count starts anew at a place that the sender chooses (a new
 //! target, a part of the log given up, a new snapshot); runs of one sender only grow. Positions are
@@ -21,7 +22,7 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Error;
 use rkyv::ser::allocator::ArenaHandle;
 use rkyv::{Archive, Portable, Serialize};
-use state::{FlowBatch, InvalidRecord, NodeId, SLOTS};
+use state::{CommonBatch, FlowBatch, InvalidCommon, InvalidRecord, NodeId, SLOTS};
 
 use crate::options::WORKERS_MAX;
 
@@ -29,6 +30,8 @@ use crate::options::WORKERS_MAX;
 pub const CONTROL: u16 = 0xffff;
 /// The stream of questions about single flows.
 pub const QUERIES: u16 = 0xfffd;
+/// The stream of common state.
+pub const COMMON: u16 = 0xfffe;
 /// The first of the streams that carry snapshots, one per worker.
 pub const SNAPSHOTS: u16 = 0x8000;
 /// The first of the streams that bring some slots beside snapshots, one per worker: answers to
@@ -37,7 +40,7 @@ pub const ERRANDS: u16 = 0xc000;
 /// The bits of a stream's number that tell the worker.
 pub(crate) const WORKER_BITS: u16 = !(SNAPSHOTS | ERRANDS);
 /// The last stream that carries records.
-pub(crate) const RECORDS_LAST: u16 = CONTROL - 1;
+pub(crate) const RECORDS_LAST: u16 = QUERIES - 1;
 
 const _: () = assert!(WORKERS_MAX <= WORKER_BITS as usize);
 
@@ -207,6 +210,41 @@ pub(crate) struct Answer {
     pub(crate) flows: FlowBatch,
 }
 
+/// Entries of common state that changed at the sender.
+#[derive(Archive, Serialize, Default, Debug)]
+pub(crate) struct Common {
+    pub(crate) incarnation: u64,
+    pub(crate) session: u32,
+    /// Counts the messages of its kind in the session, from 1.
+    pub(crate) number: u64,
+    /// The sender's change up to which the receiver has all with this message; 0 while the whole
+    /// map is on its way.
+    pub(crate) upto: u64,
+    pub(crate) entries: CommonBatch,
+}
+
+/// All up to a message is merged and to be seen by the receiver's workers.
+#[derive(Archive, Serialize, Debug)]
+pub(crate) struct CommonAck {
+    /// The receiver's.
+    pub(crate) incarnation: u64,
+    /// The incarnation whose session it is.
+    pub(crate) dialer: u64,
+    pub(crate) session: u32,
+    pub(crate) number: u64,
+}
+
+/// A summary of the sender's map.
+#[derive(Archive, Serialize, Debug)]
+pub(crate) struct CommonDigest {
+    pub(crate) incarnation: u64,
+    pub(crate) session: u32,
+    pub(crate) digest: u64,
+    /// The receiver's run, as the sender knows it, and its change up to which the sender has all.
+    pub(crate) receiver: u64,
+    pub(crate) applied: u64,
+}
+
 /// A message and its kind, the lower half of a frame's first byte.
 pub(crate) trait Message {
     const KIND: u8;
@@ -238,6 +276,9 @@ kinds! {
     Compared, ArchivedCompared, 9;
     Query, ArchivedQuery, 11;
     Answer, ArchivedAnswer, 12;
+    Common, ArchivedCommon, 13;
+    CommonAck, ArchivedCommonAck, 14;
+    CommonDigest, ArchivedCommonDigest, 15;
 }
 
 /// Writes a message over `frame`.
@@ -294,6 +335,9 @@ pub enum Violation {
     /// A record that cannot be.
     #[error("invalid record: {0}")]
     Record(#[source] InvalidRecord),
+    /// An entry of common state that cannot be.
+    #[error("invalid common state: {0}")]
+    Common(#[source] InvalidCommon),
     /// A node of another cluster.
     #[error("cluster {theirs:#018x}; this node is of {ours:#018x}")]
     Cluster {

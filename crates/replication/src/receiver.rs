@@ -587,7 +587,7 @@ impl Receiver {
 
     /// Whether a message is of the connection that counts. One of a connection that was replaced
     /// is passed over.
-    fn current(
+    pub(crate) fn current(
         &self,
         peer: NodeId,
         stream: u16,

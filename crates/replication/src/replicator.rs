@@ -7,9 +7,10 @@ use rkyv::Serialize;
 use rkyv::api::high::HighSerializer;
 use rkyv::rancor::Error;
 use rkyv::ser::allocator::ArenaHandle;
-use state::NodeId;
+use state::{CommonError, CommonKey, CommonMap, CommonValue, NodeId, Stamp};
 
-use crate::message::{Message, QUERIES, Violation, encode};
+use crate::common::{Common, Times};
+use crate::message::{COMMON, Message, QUERIES, Violation, encode};
 use crate::options::{Options, OptionsError};
 use crate::outbox::Outbox;
 use crate::questions::{Questions, Reach};
@@ -37,6 +38,7 @@ pub struct Replicator {
     pub(crate) receiver: Receiver,
     questions: Questions,
     repairs: Repairs,
+    common: Common,
     shared: Shared,
     /// Something was told since the last time that the halves were asked what to send.
     dirty: bool,
@@ -62,6 +64,7 @@ impl Replicator {
         Ok(Self {
             receiver: Receiver::new(&options),
             questions: Questions::new(&options),
+            common: Common::new(&options),
             shared: Shared {
                 incarnation: options.incarnation,
                 outbox: Outbox::default(),
@@ -131,6 +134,7 @@ impl Replicator {
     pub fn on_view(&mut self, view: Arc<View>, now_us: u64) {
         self.told(now_us);
         self.repairs.view(view.clone());
+        self.common.view(&view);
         self.sender.view(view, &mut self.shared);
         self.questions.view_changed();
     }
@@ -139,6 +143,7 @@ impl Replicator {
     pub fn on_connected(&mut self, peer: NodeId, now_us: u64) {
         self.told(now_us);
         self.repairs.interrupted(peer);
+        self.common.disconnected(peer);
         self.sender.connected(peer, &mut self.shared);
     }
 
@@ -146,6 +151,7 @@ impl Replicator {
     pub fn on_disconnected(&mut self, peer: NodeId, now_us: u64) {
         self.told(now_us);
         self.repairs.interrupted(peer);
+        self.common.disconnected(peer);
         self.sender.disconnected(peer, &mut self.shared);
         self.questions.disconnected(peer);
     }
@@ -156,6 +162,7 @@ impl Replicator {
         self.shared.counters.bytes_received += frame.len() as u64;
         let told = match stream {
             QUERIES => self.query(peer, frame),
+            COMMON => self.common_frame(peer, frame),
             _ => self.receiver.frame(peer, stream, frame, &mut self.shared),
         };
         match told {
@@ -176,12 +183,18 @@ impl Replicator {
     pub fn on_answer(&mut self, peer: NodeId, stream: u16, frame: &[u8], now_us: u64) {
         self.told(now_us);
         self.shared.counters.bytes_received += frame.len() as u64;
+        let shared = &mut self.shared;
         let taken = match stream {
             QUERIES => self.found(peer, frame),
-            _ => self.sender.answer(peer, stream, frame, &mut self.shared),
+            COMMON => self.common.answer(peer, shared.incarnation, frame, shared),
+            _ => self.sender.answer(peer, stream, frame, shared),
         };
+        if let Some((session, incarnation)) = self.sender.greeted(peer) {
+            self.common.greeted(peer, session, incarnation);
+        }
         if let Err(reason) = taken {
             self.repairs.interrupted(peer);
+            self.common.disconnected(peer);
             self.sender.disconnected(peer, &mut self.shared);
             self.questions.disconnected(peer);
             self.shared.close(peer, Connection::Outgoing, reason);
@@ -213,6 +226,40 @@ impl Replicator {
     pub fn tick(&mut self, now_us: u64) {
         self.told(now_us);
         self.shared.outbox.retry();
+        self.common.tick(&mut self.shared);
+    }
+
+    /// The common state, as this node has it.
+    pub fn common(&self) -> &CommonMap {
+        self.common.map()
+    }
+
+    /// Writes an entry of common state, for `life_ms` or for ever, and has it told to every peer.
+    /// [`Output::CommonSynced`] says when all have it.
+    ///
+    /// # Errors
+    /// When the value may not stand under the key, or there is no room.
+    pub fn put_common(
+        &mut self,
+        key: CommonKey,
+        value: CommonValue,
+        life_ms: Option<u64>,
+        times: Times,
+    ) -> Result<Stamp, CommonError> {
+        self.told(times.now_us);
+        self.common.put(key, value, life_ms, times)
+    }
+
+    /// Deletes an entry of common state everywhere; `None` when there is none.
+    /// [`Output::CommonSynced`] says when all know.
+    pub fn delete_common(&mut self, key: &CommonKey, times: Times) -> Option<Stamp> {
+        self.told(times.now_us);
+        self.common.delete(key, times)
+    }
+
+    /// Which members that live in the view lack what was written here up to a stamp.
+    pub fn common_lacking(&self, stamp: Stamp) -> Vec<NodeId> {
+        self.common.lacking(stamp)
     }
 
     /// The next thing that the driver is to do; `None` until something is told again.
@@ -226,6 +273,7 @@ impl Replicator {
             if !std::mem::take(&mut self.dirty) {
                 return None;
             }
+            self.common.pump(&mut self.shared);
             self.receiver.acknowledge(&mut self.shared);
             self.sender.pump(&mut self.shared);
             for (peer, records) in self.sender.pump_errands(&mut self.shared) {
@@ -249,7 +297,10 @@ impl Replicator {
 
     /// How redundant this node's state is.
     pub fn status(&self, now_us: u64) -> Status {
-        self.sender.status(now_us, &self.shared.counters)
+        Status {
+            common: self.common.status(),
+            ..self.sender.status(now_us, &self.shared.counters)
+        }
     }
 
     /// Whether a final synchronisation is complete: every target, but those that are joining, has
@@ -267,6 +318,19 @@ impl Replicator {
     fn query(&mut self, peer: NodeId, frame: &[u8]) -> Result<Told, Violation> {
         if let Some(query) = self.receiver.query(peer, frame, &mut self.shared)? {
             self.questions.queried(peer, query, &mut self.shared)?;
+        }
+        Ok(Told::Nothing)
+    }
+
+    fn common_frame(&mut self, peer: NodeId, frame: &[u8]) -> Result<Told, Violation> {
+        let receiver = &self.receiver;
+        let current = |incarnation, session, shared: &mut Shared| {
+            receiver.current(peer, COMMON, incarnation, session, shared)
+        };
+        let complete = self.common.frame(peer, frame, &current, &mut self.shared)?;
+        if let Some(incarnation) = complete {
+            self.sender
+                .common_received(peer, incarnation, &mut self.shared);
         }
         Ok(Told::Nothing)
     }

@@ -21,7 +21,7 @@ use crate::options::{HoldAcks, Options};
 use crate::replicator::Shared;
 use crate::rounds::Rounds;
 use crate::route::Route;
-use crate::status::{Counters, Event, Output, Status, TargetStatus};
+use crate::status::{CommonStatus, Counters, Event, Output, Status, TargetStatus};
 use crate::target::{
     Chunk, DeltaLane, FIRST_CHUNK_SLOTS, Flight, Packer, Snapshot, Target, Wire, slots_of_worker,
 };
@@ -319,6 +319,11 @@ impl Sender {
         self.asks.received(peer, incarnation, request, shared);
     }
 
+    /// A peer's whole common state is here.
+    pub(crate) fn common_received(&mut self, peer: NodeId, incarnation: u64, shared: &mut Shared) {
+        self.asks.common_received(peer, incarnation, shared);
+    }
+
     pub(crate) fn view(&mut self, view: Arc<View>, shared: &mut Shared) {
         let me = self.options.me;
         self.packer.epoch(view.epoch);
@@ -518,6 +523,7 @@ impl Sender {
                     .map_or(0, |chunk| chunk.slots_len),
             handing_over_slots: self.errands.slots_to_hand_over(),
             targets: self.targets.iter().map(target).collect(),
+            common: CommonStatus::default(),
             counters: *counters,
         }
     }

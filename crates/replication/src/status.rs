@@ -1,6 +1,6 @@
 //! What a replicator tells: outputs, events for the log, counters, and its status.
 
-use state::NodeId;
+use state::{CommonKinds, NodeId, Stamp};
 
 use crate::ToWorker;
 use crate::message::Violation;
@@ -47,6 +47,17 @@ pub enum Output {
         peer: NodeId,
         /// The run of the member that it came from.
         incarnation: u64,
+    },
+    /// Entries of these kinds of common state changed, here or by a peer. Comes before the
+    /// acknowledgement of a peer's change, which says that this node's workers can see it.
+    CommonChanged {
+        /// The kinds.
+        kinds: CommonKinds,
+    },
+    /// Every node that lives in the view has all that was written here up to this stamp.
+    CommonSynced {
+        /// The last such write.
+        stamp: Stamp,
     },
     /// Close a connection: the peer broke the protocol.
     Close {
@@ -226,6 +237,16 @@ pub struct Counters {
     pub records_pushed: u64,
     /// Records brought to the new owner of their slots, which was no target.
     pub records_handed_over: u64,
+    /// Entries of common state sent, to all peers together.
+    pub common_sent: u64,
+    /// Entries of common state received.
+    pub common_received: u64,
+    /// Of these, the ones that changed the map.
+    pub common_merged: u64,
+    /// Entries of common state that ended by their age.
+    pub common_expired: u64,
+    /// Times that the whole common state was sent again because a peer's differed.
+    pub common_repairs: u64,
     /// Frames that broke the protocol.
     pub frames_invalid: u64,
     /// Frames of connections that had been replaced.
@@ -248,8 +269,29 @@ pub struct Status {
     pub handing_over_slots: usize,
     /// The targets in ascending order.
     pub targets: Vec<TargetStatus>,
+    /// Where the common state is.
+    pub common: CommonStatus,
     /// What happened so far.
     pub counters: Counters,
+}
+
+/// What there is of common state, and who has it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct CommonStatus {
+    /// Live entries by kind, in the order of [`CommonKind::ALL`](state::CommonKind::ALL).
+    pub entries: [usize; state::CommonKind::ALL.len()],
+    /// Tombstones that some member may still need.
+    pub tombstones: usize,
+    /// Summary of the live entries: nodes that agree have the same.
+    pub digest: u64,
+    /// Living peers that have not acknowledged all that this node has to tell them.
+    pub behind: Vec<NodeId>,
+    /// Peers whose last summary was not this node's.
+    pub differ: Vec<NodeId>,
+    /// Entries given up because nodes that did not hear each other together wrote more than fits.
+    pub given_up: u64,
+    /// Tombstones forgotten because there were too many.
+    pub tombstones_forgotten: u64,
 }
 
 /// How far one target is.

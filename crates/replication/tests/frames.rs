@@ -69,7 +69,11 @@ fn drain(replicator: &mut Replicator) -> Said {
             }
             Output::Release { lsn, .. } => said.released = lsn,
             Output::Close { connection, .. } => said.closed.push(connection),
-            Output::ToWorker { .. } | Output::Synced { .. } | Output::Event(_) => (),
+            Output::ToWorker { .. }
+            | Output::Synced { .. }
+            | Output::CommonChanged { .. }
+            | Output::CommonSynced { .. }
+            | Output::Event(_) => (),
         }
     }
     said

@@ -110,6 +110,7 @@ fn common(text: &str, store: impl FnOnce(&Arc<Policies>) -> Arc<dyn CommonStore>
             view: Arc::new(Snapshot::new(view(members))),
             node,
             wake: Default::default(),
+            commands: Default::default(),
             incarnation: 1,
             started_us: 0,
             synced: Default::default(),

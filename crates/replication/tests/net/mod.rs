@@ -11,12 +11,13 @@ use std::sync::Arc;
 use copies::{Copies, Verdict as Scanned};
 use membership::{Distribution, Member, MemberState, View};
 use replication::{
-    Connection, Event, HoldAcks, JobId, JobTarget, Options, Output, Replicator, Status, ToSync,
-    ToWorker, Violation,
+    Connection, Event, HoldAcks, JobId, JobTarget, Options, Output, Replicator, Status, Times,
+    ToSync, ToWorker, Violation,
 };
 use state::{
-    Class, Dir, FlowKey, FlowRecord, Life, Mark, NodeId, NodeSet, PROTO_TCP, PROTO_UDP, Progress,
-    SLOTS, SyncMode, Verdict, slot_of, v4_mapped, worker_of,
+    Class, CommonEntry, CommonKey, CommonKinds, CommonValue, Dir, FlowKey, FlowRecord, Life, Mark,
+    NodeId, NodeSet, PROTO_TCP, PROTO_UDP, Progress, SLOTS, Stamp, SyncMode, Verdict, slot_of,
+    v4_mapped, worker_of,
 };
 
 pub(crate) type Table = HashMap<FlowKey, FlowRecord>;
@@ -64,6 +65,12 @@ pub(crate) struct Node {
     pub(crate) synced: Vec<(NodeId, u64)>,
     pub(crate) closes: Vec<(NodeId, Connection, Violation)>,
     pub(crate) events: Vec<Event>,
+    /// Kinds of common state that changed.
+    pub(crate) common_changed: CommonKinds,
+    /// What this run wrote of common state.
+    pub(crate) common_writes: Vec<Stamp>,
+    /// The last write of common state that all living members have.
+    pub(crate) common_synced: Stamp,
 }
 
 impl Node {
@@ -174,6 +181,8 @@ impl Net {
 
     /// The node dies and comes back empty.
     pub(crate) fn restart(&mut self, id: u8) {
+        // No run begins in the millisecond in which the one before it wrote.
+        self.now_us += 10_000;
         let old = &self.nodes[id as usize];
         let (incarnation, workers) = (old.incarnation, old.workers.len());
         let shape = self.shape;
@@ -317,6 +326,16 @@ impl Net {
         panic!("the network does not come to rest");
     }
 
+    /// Moves everything but one stream from dialers until nothing else waits.
+    pub(crate) fn settle_but(&mut self, still: u16) {
+        loop {
+            let mut moves = self.moves();
+            moves.retain(|chosen| !matches!(chosen, Move::There(_, _, stream) if *stream == still));
+            let Some(&chosen) = moves.first() else { return };
+            self.make(chosen);
+        }
+    }
+
     fn moves(&self) -> Vec<Move> {
         let mut moves = Vec::new();
         for (&(a, b), conn) in self
@@ -444,6 +463,11 @@ impl Net {
                         Connection::Incoming => self.disconnect(peer.raw(), id),
                     }
                 }
+                Output::CommonChanged { kinds } => {
+                    let node = &mut self.nodes[id as usize];
+                    node.common_changed = node.common_changed.union(kinds);
+                }
+                Output::CommonSynced { stamp } => self.common_synced(id, stamp),
                 Output::Event(event) => self.nodes[id as usize].events.push(event),
             }
         }
@@ -563,6 +587,75 @@ impl Net {
                         "node {id} handles it, and its owner has another state of it"
                     );
                 }
+            }
+        }
+    }
+
+    /// The clocks of a node: Unix time differs between nodes by seconds.
+    pub(crate) fn times(&self, id: u8) -> Times {
+        Times {
+            now_us: self.now_us,
+            unix_ms: 1_700_000_000_000 + self.now_us / 1_000 + u64::from(id) * 5_000,
+        }
+    }
+
+    pub(crate) fn put_common(
+        &mut self,
+        id: u8,
+        key: CommonKey,
+        value: CommonValue,
+        life_ms: Option<u64>,
+    ) -> Stamp {
+        let times = self.times(id);
+        let node = &mut self.nodes[id as usize];
+        let put = node.replicator.put_common(key, value, life_ms, times);
+        let stamp = put.unwrap();
+        node.common_writes.push(stamp);
+        self.drain(id);
+        stamp
+    }
+
+    pub(crate) fn delete_common(&mut self, id: u8, key: &CommonKey) -> Option<Stamp> {
+        let times = self.times(id);
+        let stamp = self.nodes[id as usize].replicator.delete_common(key, times);
+        self.drain(id);
+        stamp
+    }
+
+    /// A node's live common state, without what is left of the entries' lives.
+    pub(crate) fn common(&self, id: u8) -> Vec<CommonEntry> {
+        let map = self.nodes[id as usize].replicator.common();
+        let live = map.entries(None, 0).filter(|entry| entry.value.is_some());
+        live.map(|entry| CommonEntry {
+            left_ms: entry.left_ms.map(|_| 0),
+            ..entry
+        })
+        .collect()
+    }
+
+    /// All living members have at least what was written at `id` up to the stamp.
+    fn common_synced(&mut self, id: u8, stamp: Stamp) {
+        let node = &mut self.nodes[id as usize];
+        assert!(stamp > node.common_synced, "it only grows");
+        assert!(stamp.node().raw() == id, "its own writes are meant");
+        node.common_synced = stamp;
+        let node = &self.nodes[id as usize];
+        let Some(view) = node.view.clone() else {
+            return;
+        };
+        for member in view.members.iter().filter(|member| member.id.raw() != id) {
+            let other = &self.nodes[member.id.index()];
+            if member.state == MemberState::Dead || other.incarnation != member.incarnation {
+                continue;
+            }
+            let written = node.replicator.common().entries(None, 0);
+            for mine in written.filter(|entry| node.common_writes.contains(&entry.stamp)) {
+                let theirs = other.replicator.common().stamp(&mine.key);
+                assert!(
+                    mine.stamp > stamp || mine.value.is_none() || theirs >= Some(mine.stamp),
+                    "{mine:?} of node {id} is said to be everywhere; {} has {theirs:?}",
+                    member.id
+                );
             }
         }
     }
@@ -739,7 +832,15 @@ fn fresh_node(id: u8, incarnation: u64, workers: usize, shape: fn(&mut Options))
         synced: Vec::new(),
         closes: Vec::new(),
         events: Vec::new(),
+        common_changed: CommonKinds::NONE,
+        common_writes: Vec::new(),
+        common_synced: Stamp::NEVER,
     }
+}
+
+/// A replicator that has forgotten everything and says that it is the run that it was.
+pub(crate) fn forgetful(id: u8, incarnation: u64) -> Replicator {
+    fresh_node(id, incarnation, 1, |_| ()).replicator
 }
 
 /// A key of a flow, different for each number; the slots spread.

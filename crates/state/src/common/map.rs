@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use super::key::{CommonKey, CommonKind, CommonKinds};
+use super::key::{CommonKey, CommonKind};
 use super::value::{CommonEntry, CommonValue, LEASE_LEN, Lease};
 use crate::clock::Stamp;
 use crate::node::{NODES_MAX, NodeId};
@@ -80,8 +80,8 @@ pub struct CommonMap {
     counts: [usize; CommonKind::ALL.len()],
     /// The sum of the live entries' hashes.
     digest: u64,
-    /// Kinds of which an entry was given up since the last question.
-    given_up_kinds: CommonKinds,
+    /// Keys that made room for others since the last question.
+    displaced: Vec<CommonKey>,
     given_up: u64,
     tombstones_forgotten: u64,
 }
@@ -290,6 +290,17 @@ impl CommonMap {
         before - self.tombstones.len()
     }
 
+    /// Forgets the tombstone of a key; returns whether there was one. As with
+    /// [`forget_tombstones`](Self::forget_tombstones), no node may have an older entry any more.
+    pub fn forget_tombstone(&mut self, key: &CommonKey) -> bool {
+        let Some(held) = self.entries.get(key).filter(|held| held.value.is_none()) else {
+            return false;
+        };
+        self.tombstones.remove(&(held.stamp, *key));
+        self.entries.remove(key);
+        true
+    }
+
     /// How many tombstones were forgotten because there were too many.
     pub fn tombstones_forgotten(&self) -> u64 {
         self.tombstones_forgotten
@@ -300,9 +311,10 @@ impl CommonMap {
         self.given_up
     }
 
-    /// Kinds of which entries were given up since this was asked last.
-    pub fn take_given_up_kinds(&mut self) -> CommonKinds {
-        std::mem::take(&mut self.given_up_kinds)
+    /// Keys that made room for others since this was asked last: entries that became tombstones,
+    /// and tombstones that were forgotten. To be asked after each change.
+    pub fn take_displaced(&mut self) -> Vec<CommonKey> {
+        std::mem::take(&mut self.displaced)
     }
 
     /// The next counters of a tunnel that `node` may lease; `None` when they are used up, and the
@@ -352,16 +364,17 @@ impl CommonMap {
         }
         self.entries.insert(key, held);
         if self.live.len() > COMMON_MAX
-            && let Some(&(kind, stamp, key)) = self.live.first()
+            && let Some(&(_, stamp, key)) = self.live.first()
         {
             self.given_up += 1;
-            self.given_up_kinds.insert(kind);
+            self.displaced.push(key);
             self.set(key, Held::tombstone(stamp));
         }
         if self.tombstones.len() > TOMBSTONES_MAX
             && let Some((_, key)) = self.tombstones.pop_first()
         {
             self.tombstones_forgotten += 1;
+            self.displaced.push(key);
             self.entries.remove(&key);
         }
     }
