@@ -4,10 +4,13 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use lab::echo::EchoReport;
 use lab::node_config::Settings;
+use lab::probe::{Received, Sent};
 use lab::process::Spawn;
 use lab::program::Binaries;
 use lab::tool::Tool;
@@ -210,4 +213,106 @@ pub fn busiest(cluster: &Cluster) -> (usize, usize) {
         .expect("nodes live");
     assert!(owned > 0, "no node owns any of the connections");
     (node, owned)
+}
+
+/// Numbered datagrams through a cluster, from client to server.
+#[derive(Debug)]
+pub struct Probe {
+    sender: Tool<Sent>,
+    receiver: Tool<Received>,
+}
+
+impl Probe {
+    /// Sends over so many flows, IPv4 and IPv6 in turns, at so many datagrams per second for each.
+    ///
+    /// # Panics
+    ///
+    /// When the tools do not start.
+    pub fn start(cluster: &Cluster, flows: u32, rate_per_flow: u32) -> Self {
+        let logs = cluster.topology().folder("logs").expect("a folder");
+        let lab = cluster.binaries().lab().expect("built");
+        let state = cluster.topology().state();
+        let receiver = Spawn::new("probe-receiver", &lab)
+            .args(["probe-receiver"])
+            .inside(&cluster.topology().server());
+        let mut receiver = Tool::start(receiver, state, &logs.join("probe-receiver.log"))
+            .expect("the tool starts");
+        receiver.wait_ready(LIMIT).expect("the tool is ready");
+        let sender = Spawn::new("probe", &lab)
+            .args([
+                "probe",
+                "--to",
+                "10.2.0.10:9000",
+                "--to",
+                "[fd00:2::10]:9000",
+            ])
+            .args(["--flows", &flows.to_string()])
+            .args(["--rate", &(flows * rate_per_flow).to_string()])
+            .inside(&cluster.topology().client());
+        let mut sender =
+            Tool::start(sender, state, &logs.join("probe.log")).expect("the tool starts");
+        sender.wait_ready(LIMIT).expect("the tool is ready");
+        let mut probe = Self { sender, receiver };
+        probe.wait_for(500);
+        probe
+    }
+
+    /// Waits until so many more have arrived.
+    ///
+    /// # Panics
+    ///
+    /// When they do not.
+    pub fn wait_for(&mut self, more: u64) {
+        let mut arrived = || {
+            let report = self.receiver.progress().expect("the receiver runs");
+            report.map_or(0, |report| report.total())
+        };
+        let goal = arrived() + more;
+        wait_for("probes", || {
+            let seen = arrived();
+            if seen >= goal {
+                return Ok(());
+            }
+            Err(format!("{seen} of {goal}"))
+        });
+    }
+
+    /// Ends it.
+    ///
+    /// # Panics
+    ///
+    /// When the tools do not end.
+    pub fn finish(self) -> (Sent, Received) {
+        let sent = self.sender.finish(LIMIT).expect("the sender finishes");
+        let received = self.receiver.finish(LIMIT).expect("the receiver finishes");
+        (sent, received)
+    }
+}
+
+/// A TCP connection from the client to the echo server of a [`Load`].
+///
+/// # Errors
+///
+/// When it is not made within [`LIMIT`].
+pub fn connect(cluster: &Cluster) -> std::io::Result<TcpStream> {
+    let to = SocketAddr::from(([10, 2, 0, 10], 7777));
+    cluster
+        .topology()
+        .client()
+        .enter(|| TcpStream::connect_timeout(&to, LIMIT))
+        .expect("the client is there")
+}
+
+/// Whether what is sent comes back within the time.
+///
+/// # Panics
+///
+/// When the socket takes no options.
+pub fn echoes(stream: &mut TcpStream, within: Duration) -> bool {
+    let message = b"is anybody there?";
+    let mut back = [0; 17];
+    stream
+        .set_read_timeout(Some(within))
+        .expect("a timeout above 0");
+    stream.write_all(message).is_ok() && stream.read_exact(&mut back).is_ok() && back == *message
 }

@@ -8,7 +8,7 @@ use nix::sched::sched_getaffinity;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
-use telemetry::control::{Flow, FlowRole, Status};
+use telemetry::control::{Drain, DrainPhase, Flow, FlowRole, Status};
 use telemetry::counters::CounterReport;
 
 use crate::node_config::Settings;
@@ -151,6 +151,46 @@ impl Cluster {
                 detail: format!("; its log is {}", process.log().display()),
             }),
         }
+    }
+
+    /// Has node `index` go offline by `ravelin drain`, and waits for its end unless it stays. Returns
+    /// what the command said on the way.
+    pub fn drain(&mut self, index: usize, args: &[&str], limit: Duration) -> Result<Vec<Drain>> {
+        let text = self.ask(index, &[&["drain"], args].concat())?;
+        let parsed = text
+            .lines()
+            .map(|line| parse(&format!("the drain of n{index}"), line));
+        let steps: Vec<Drain> = parsed.collect::<Result<_>>()?;
+        if steps
+            .last()
+            .is_some_and(|last| last.phase == DrainPhase::Leaving)
+        {
+            let process = self.nodes[index - 1].process.take();
+            let mut process = process.ok_or_else(|| not_running(index))?;
+            match process.wait_timeout(limit)? {
+                Some(status) if status.success() => {}
+                Some(status) => return Err(process.ended_error(status)),
+                None => {
+                    return Err(Error::Timeout {
+                        what: format!("n{index} to end after its drain"),
+                        after: limit,
+                        detail: format!("; its log is {}", process.log().display()),
+                    });
+                }
+            }
+        }
+        Ok(steps)
+    }
+
+    /// Takes back a drain of node `index`, which stays.
+    pub fn undrain(&self, index: usize) -> Result<()> {
+        self.ask(index, &["undrain"]).map(drop)
+    }
+
+    /// The process of node `index`.
+    pub fn pid(&self, index: usize) -> Result<i32> {
+        let process = self.nodes[index - 1].process.as_ref();
+        Ok(process.ok_or_else(|| not_running(index))?.pid())
     }
 
     /// What node `index` says of itself.

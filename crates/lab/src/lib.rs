@@ -12,6 +12,7 @@
 //! * [`demo`]: the scenario: load, kill the owner of a running download, restart it, report.
 
 pub mod cluster;
+pub mod cut;
 pub mod demo;
 pub mod download;
 pub mod echo;
@@ -26,6 +27,7 @@ pub mod progress;
 pub mod report;
 pub mod routers;
 pub mod sink;
+pub mod stall;
 pub mod state;
 pub mod tool;
 pub mod topology;
