@@ -40,10 +40,14 @@ impl<P: Port> Worker<P> {
         }
         let now_s = self.now.s();
         let shared = self.is_shared(id);
-        // The slot's owner must know who else handles a flow, to pass on what others tell of it.
-        let begins = shared
-            && !self.table.entry(id).local.flags.is_handler()
-            && self.is_foreign(slot_of(&self.table.entry(id).record.key));
+        let entry = self.table.entry(id);
+        // Nobody has answered yet, so its opening may not be acknowledged where it was opened: what goes
+        // on from here waits until this node's own targets have the flow from here.
+        let unanswered =
+            class.sync == SyncMode::Ack && dir == class.origin && !entry.record.progress.replied();
+        // And a slot's owner must know who else handles a flow, to pass on what others tell of it.
+        let foreign = shared && self.is_foreign(slot_of(&entry.record.key));
+        let begins = !entry.local.flags.is_handler() && (foreign || unanswered);
         if begins && self.links.to_sync.is_full() {
             return self.counters.count(Counter::DropSyncFull);
         }
@@ -85,13 +89,10 @@ impl<P: Port> Worker<P> {
         entry.local.bytes[dir.index()] += u64::from(p.end - p.l3);
         let changed = entry.record.progress != before;
         let pending = entry.local.replicate_at_s != 0;
-        let class = entry.record.class;
         if (changed || begins) && !pending && self.is_told(id) {
             self.emit(id);
         }
-        if begins && class.sync == SyncMode::Ack && dir == class.origin && !before.replied() {
-            // Nobody has answered yet, so its opening may not be acknowledged where it was opened:
-            // what goes on from here waits until the owner and its targets have it from here.
+        if begins && unanswered {
             let local = &mut self.table.entry_mut(id).local;
             local.hold_lsn = local.lsn;
         }

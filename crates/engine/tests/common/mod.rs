@@ -55,6 +55,7 @@ pub(crate) struct Setup {
     pub(crate) mtu_outside: u16,
     pub(crate) vlan_outside: Option<u16>,
     pub(crate) changes: usize,
+    pub(crate) node: u8,
     pub(crate) worker: usize,
     pub(crate) workers: usize,
     pub(crate) routes: Vec<Route>,
@@ -82,6 +83,7 @@ impl Default for Setup {
             mtu_outside: 1500,
             vlan_outside: None,
             changes: 256,
+            node: ME,
             worker: 0,
             workers: 1,
             routes: vec![],
@@ -169,7 +171,7 @@ impl Rig {
     }
 
     /// Both hosts ask for the gateway, so that their addresses are known.
-    fn meet_hosts(&mut self) {
+    pub(crate) fn meet_hosts(&mut self) {
         for (port, mac, address) in [
             (INSIDE, CLIENT, "10.1.0.10"),
             (OUTSIDE, SERVER, "10.2.0.10"),
@@ -254,7 +256,7 @@ impl Rig {
             ping: true,
         };
         let config = Config {
-            node: node(ME),
+            node: node(setup.node),
             worker: setup.worker,
             workers: setup.workers,
             interfaces: vec![
