@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use config::Config;
@@ -43,6 +44,9 @@ pub(crate) struct Common {
     pub(crate) board: Arc<Board>,
     pub(crate) store: Arc<dyn CommonStore>,
     pub(crate) policies: Arc<Policies>,
+    /// Whether the other nodes shall learn which rules this one has: at the start, and when they
+    /// have changed. Only the main thread looks at it.
+    pub(crate) to_tell: AtomicBool,
 }
 
 /// An answer, or why there is none.
@@ -119,15 +123,15 @@ impl Common {
     pub(crate) fn tend(&self) {
         self.store.tend();
         if self.policies.pending() && self.policies.take_up().is_some() {
-            self.tell_policy();
+            self.to_tell.store(true, Ordering::Relaxed);
         }
-    }
-
-    /// Says which rules this node has.
-    pub(crate) fn tell_policy(&self) {
-        let key = CommonKey::PolicyAt(self.config.node);
-        let told = CommonValue::PolicyAt(self.policies.told());
-        self.store.put_later(key, told);
+        if self.to_tell.load(Ordering::Relaxed) {
+            // Which rules this node has.
+            let key = CommonKey::PolicyAt(self.config.node);
+            let told = CommonValue::PolicyAt(self.policies.told());
+            let taken = self.store.put_later(key, told);
+            self.to_tell.store(!taken, Ordering::Relaxed);
+        }
     }
 
     fn change_user(&self, request: UserRequest) -> Answer<Change> {

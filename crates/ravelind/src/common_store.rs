@@ -46,8 +46,8 @@ pub(crate) trait CommonStore: Send + Sync {
     /// How many entries of a kind live.
     fn count(&self, kind: CommonKind) -> u64;
 
-    /// Writes an entry without waiting for anybody.
-    fn put_later(&self, key: CommonKey, value: CommonValue);
+    /// Writes an entry without waiting for anybody; false when it must be tried again later.
+    fn put_later(&self, key: CommonKey, value: CommonValue) -> bool;
 
     /// Does what has to be done now and then; the main thread calls it many times a second.
     fn tend(&self) {}
@@ -106,10 +106,11 @@ impl CommonStore for LocalStore {
         self.held.lock().0.len_of(kind) as u64
     }
 
-    fn put_later(&self, key: CommonKey, value: CommonValue) {
+    fn put_later(&self, key: CommonKey, value: CommonValue) -> bool {
         if let Err(error) = self.put(key, value, None) {
             tracing::error!("common state: {error}");
         }
+        true
     }
 
     fn tend(&self) {

@@ -154,17 +154,14 @@ impl CommonStore for ClusterStore {
         status.map_or(0, |status| status.common.entries[kind as usize] as u64)
     }
 
-    fn put_later(&self, key: CommonKey, value: CommonValue) {
+    fn put_later(&self, key: CommonKey, value: CommonValue) -> bool {
         let told = self.board.commands.tell(CommonCommand::Put {
             key,
             value,
             life_ms: None,
         });
-        if told {
-            self.board.wake.wake();
-        } else {
-            tracing::error!("common state: too many requests, {key:?} was not written");
-        }
+        self.board.wake.wake();
+        told
     }
 }
 

@@ -79,6 +79,7 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         node: node.clone(),
         wake: Default::default(),
         commands: Default::default(),
+        policies: policies.clone(),
         incarnation: unix_ms(),
         started_us: monotonic_us(),
         synced: Default::default(),
@@ -117,8 +118,8 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         config: config.clone(),
         board: board.clone(),
         policies: policies.clone(),
+        to_tell: AtomicBool::new(true),
     });
-    common.tell_policy();
     let answers = Answers {
         config: config.clone(),
         board: board.clone(),
@@ -163,7 +164,7 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
             identity.clone(),
             ends,
             board.clone(),
-            publisher(&policies),
+            publisher(&policies, &node),
             sync_counts,
             stop.clone(),
             ready.clone(),
@@ -266,18 +267,22 @@ fn common_store(
     if config.cluster.is_some() {
         return Arc::new(ClusterStore::new(board.clone()));
     }
-    Arc::new(LocalStore::new(config.node, publisher(policies)))
+    Arc::new(LocalStore::new(config.node, publisher(policies, &board.node)))
 }
 
 /// Hands common state to those that use it, after each change.
-fn publisher(policies: &Arc<Policies>) -> Publish {
-    let policies = policies.clone();
+fn publisher(policies: &Arc<Policies>, node: &Arc<NodeShared>) -> Publish {
+    let (policies, node) = (policies.clone(), node.clone());
     Box::new(move |map: &CommonMap, kinds: CommonKinds| {
         if kinds.contains(CommonKind::Policy)
             && let Some(entry) = map.of_kind(CommonKind::Policy, 0).next()
             && let Some((text, by)) = policy_of(&entry)
         {
             policies.offer(text.clone(), by);
+        }
+        if kinds.contains(CommonKind::User) {
+            let next = node.common.load().rebuild(map, kinds);
+            node.common.publish(Arc::new(next));
         }
     })
 }

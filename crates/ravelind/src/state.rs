@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::common_sync::CommonCommands;
+use crate::policies::Policies;
 use membership::View;
 use parking_lot::Mutex;
 use state::NodeId;
@@ -70,6 +71,7 @@ pub(crate) struct Board {
     pub(crate) wake: Wake,
     /// What the control socket and others want of the cluster's common state.
     pub(crate) commands: CommonCommands,
+    pub(crate) policies: Arc<Policies>,
     pub(crate) incarnation: u64,
     pub(crate) started_us: u64,
     pub(crate) synced: Synced,

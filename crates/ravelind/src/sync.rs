@@ -120,6 +120,8 @@ struct SyncCore {
     ticked_us: u64,
     reported_us: u64,
     blocked: bool,
+    /// Peers whose state is complete here, which the membership core is yet to hear.
+    synced: Vec<(NodeId, u64)>,
 }
 
 /// Starts the sync core's thread.
@@ -193,6 +195,7 @@ pub(crate) fn start(
                 ticked_us: 0,
                 reported_us: 0,
                 blocked: false,
+                synced: vec![],
             };
             core.run(idle).await;
         });
@@ -309,6 +312,7 @@ impl SyncCore {
         self.carry_out();
         let workers = self.ends.iter().map(|end| end.shared.clone());
         crate::drain::finish_flush(&self.board, &self.replicator, workers);
+        self.tell_synced();
         if now_us >= self.reported_us + REPORT_US {
             self.reported_us = now_us;
             self.report(now_us);
@@ -489,7 +493,7 @@ impl SyncCore {
                         "sync: the snapshot from {} is complete",
                         self.name(peer.raw())
                     );
-                    self.board.synced.push(peer, incarnation);
+                    self.synced.push((peer, incarnation));
                 }
                 // Workers see it before the peer that it came from hears that they do.
                 Output::CommonChanged { kinds } => {
@@ -515,6 +519,16 @@ impl SyncCore {
                     self.endpoint.close(peer.raw(), &reason.to_string());
                 }
                 Output::Event(event) => self.log(event),
+            }
+        }
+    }
+
+    /// Tells the membership core whose state is complete here: once the rules that came with it are
+    /// in force, for this node may own flows from then on, and would judge them by its old ones.
+    fn tell_synced(&mut self) {
+        if !self.synced.is_empty() && !self.board.policies.pending() {
+            for (peer, incarnation) in self.synced.drain(..) {
+                self.board.synced.push(peer, incarnation);
             }
         }
     }

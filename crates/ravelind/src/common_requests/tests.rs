@@ -70,9 +70,10 @@ impl CommonStore for Lossy {
         self.map.lock().0.len_of(kind) as u64
     }
 
-    fn put_later(&self, key: CommonKey, value: CommonValue) {
+    fn put_later(&self, key: CommonKey, value: CommonValue) -> bool {
         let (map, clock) = &mut *self.map.lock();
         map.put(key, value, None, clock.now(1), 0).unwrap();
+        true
     }
 }
 
@@ -111,6 +112,7 @@ fn common(text: &str, store: impl FnOnce(&Arc<Policies>) -> Arc<dyn CommonStore>
             node,
             wake: Default::default(),
             commands: Default::default(),
+            policies: policies.clone(),
             incarnation: 1,
             started_us: 0,
             synced: Default::default(),
@@ -123,6 +125,7 @@ fn common(text: &str, store: impl FnOnce(&Arc<Policies>) -> Arc<dyn CommonStore>
         store: store(&policies),
         config,
         policies,
+        to_tell: AtomicBool::new(true),
     }
 }
 
@@ -349,7 +352,6 @@ fn load(common: &Common, text: &str) -> Answer<PolicyLoaded> {
 #[test]
 fn loaded_rules_are_in_force_when_the_answer_comes() {
     let common = alone();
-    common.tell_policy();
     let loaded = load(&common, RULES).unwrap();
     let expected = PolicyLoaded {
         generation: 2,
