@@ -267,7 +267,10 @@ fn common_store(
     if config.cluster.is_some() {
         return Arc::new(ClusterStore::new(board.clone()));
     }
-    Arc::new(LocalStore::new(config.node, publisher(policies, &board.node)))
+    Arc::new(LocalStore::new(
+        config.node,
+        publisher(policies, &board.node),
+    ))
 }
 
 /// Hands common state to those that use it, after each change.
