@@ -35,8 +35,8 @@ pub struct NotAMember(pub NodeId);
 /// one that was given is taken for the latter.
 ///
 /// A starting node is joining. It becomes active when for every configured peer one of these
-/// holds: it is heard and is not active, so it has nothing to give; it is active and
-/// [`Self::on_synced`] was called for its present run; it is dead; it was not heard since the
+/// holds: it is heard and is not active, so it has nothing to give; it is active, it hears this node,
+/// and [`Self::on_synced`] was called for its present run since it last began to; it is dead; it was not heard since the
 /// start and `join_wait_ms` has passed. A node becomes joining again, and must get all snapshots
 /// anew, when it recovers from a stall, when it is undrained, and when it finds after a pause that
 /// a peer took it for dead: others handled its flows meanwhile.
@@ -435,8 +435,14 @@ impl Membership {
         }
         let was = (peer.alive, peer.incarnation, peer.state());
         let config_was = peer.config_digest;
+        let heard_me = peer.alive && !newer_run && peer.hears.contains(self.me);
         peer.take(&heard, self.now_ms, self.config.timing().dead_after_ms);
         let (is_alive, is) = (peer.alive, peer.state());
+        if heard_me && !peer.hears.contains(self.me) && self.state == MemberState::Joining {
+            // It took this node for dead: what it did since is not in the snapshot that it gave. It
+            // gives another one as soon as it hears this node again.
+            peer.synced_run = None;
+        }
         match was {
             (true, incarnation, _) if !is_alive => {
                 peer.die();
@@ -530,6 +536,8 @@ impl Membership {
                     incarnation,
                     death: Death::Silent(silent_ms),
                 });
+                // If it lives, it must know soon that it was not heard.
+                self.announce();
             }
         }
         let stalled = self.health == Health::WorkerStalled;
@@ -541,6 +549,9 @@ impl Membership {
                 self.change_to(MemberState::Draining);
             }
             MemberState::Joining if !stalled && self.waits_for().is_empty() => {
+                // Whoever does not hear this node now may have begun before it became active, and
+                // then has state that this node lacks.
+                self.doubt_until_ms = self.now_ms + self.config.timing().dead_after_ms;
                 self.change_to(MemberState::Active);
             }
             _ => {}
@@ -639,7 +650,8 @@ impl Membership {
     fn waits_for(&self) -> NodeSet {
         let waited = self.now_ms - self.started_ms >= self.config.timing().join_wait_ms;
         let blocks = |peer: &&Peer| match peer.state() {
-            MemberState::Active => !peer.synced(),
+            // One that does not hear this node sends it no changes, whatever it sent before.
+            MemberState::Active => !peer.synced() || !peer.hears.contains(self.me),
             // While it hands over it still owns what this node may be the heir of.
             MemberState::Draining if peer.announced == Announced::HandingOver => !peer.synced(),
             MemberState::Joining | MemberState::Draining => false,

@@ -510,7 +510,10 @@ fn a_snapshot_may_be_complete_before_its_sender_is_heard() {
     peer.tick(0);
     peer.tick(TIMING.join_wait_ms);
     assert_eq!(peer.state(), Active);
-    let active = heartbeat_of(&mut peer, TIMING.join_wait_ms + 10);
+    let unheard = heartbeat_of(&mut peer, TIMING.join_wait_ms + 10);
+    let hello = heartbeat_of(&mut it, 10);
+    peer.on_message(node(0), &hello, TIMING.join_wait_ms + 15);
+    let active = heartbeat_of(&mut peer, TIMING.join_wait_ms + 20);
     // Of an earlier run: worth nothing.
     it.on_synced(node(1), 69);
     it.on_message(node(1), &active, 20);
@@ -521,7 +524,46 @@ fn a_snapshot_may_be_complete_before_its_sender_is_heard() {
     let mut it = Membership::new(config(2, TIMING), node(0), 2, 0).unwrap();
     it.on_synced(node(1), 70);
     assert_eq!(it.state(), Joining);
+    it.on_message(node(1), &unheard, 15);
+    assert_eq!(
+        it.state(),
+        Joining,
+        "one that does not hear it sends it nothing"
+    );
     it.on_message(node(1), &active, 20);
+    assert_eq!(it.state(), Active);
+}
+
+#[test]
+fn a_joining_node_that_was_taken_for_dead_needs_another_snapshot() {
+    let ours = config(3, TIMING);
+    let mut it = Membership::new(ours.clone(), node(0), 1, 0).unwrap();
+    let mut peer = Membership::new(ours, node(1), 70, 0).unwrap();
+    peer.tick(0);
+    peer.tick(TIMING.join_wait_ms);
+    let mut peer_ms = TIMING.join_wait_ms + 10;
+    let hello = heartbeat_of(&mut it, 10);
+    peer.on_message(node(0), &hello, peer_ms);
+    it.on_message(node(1), &heartbeat_of(&mut peer, peer_ms), 11);
+    it.on_synced(node(1), 70);
+    assert_eq!(it.state(), Joining, "of node 2 nothing is known yet");
+    // The peer hears nothing of it for too long, then hears it again.
+    peer_ms += TIMING.dead_after_ms;
+    it.on_message(node(1), &heartbeat_of(&mut peer, peer_ms), 20);
+    let again = heartbeat_of(&mut it, 30);
+    peer.on_message(node(0), &again, peer_ms + 5);
+    it.on_message(node(1), &heartbeat_of(&mut peer, peer_ms + 10), 31);
+    for now_ms in (31..TIMING.join_wait_ms + 20).step_by(10) {
+        let word = heartbeat_of(&mut it, now_ms);
+        peer.on_message(node(0), &word, peer_ms + now_ms);
+        it.on_message(node(1), &heartbeat_of(&mut peer, peer_ms + now_ms), now_ms);
+    }
+    assert_eq!(
+        it.state(),
+        Joining,
+        "what the peer did meanwhile is not here"
+    );
+    it.on_synced(node(1), 70);
     assert_eq!(it.state(), Active);
 }
 

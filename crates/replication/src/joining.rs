@@ -17,7 +17,13 @@ pub(crate) struct Asks {
     by_peer: BTreeMap<NodeId, Ask>,
     /// Of which run of each peer the whole common state has come.
     common: BTreeMap<NodeId, u64>,
+    /// When the last snapshot that was asked for was complete.
+    synced_us: u64,
 }
+
+/// A node that has everything and is still not active after so long asks again: a member may have
+/// left it out for a moment, in which this node's view was the same.
+const ASK_AGAIN_US: u64 = 5_000_000;
 
 struct Ask {
     /// The run of the member that is asked.
@@ -66,6 +72,12 @@ impl Asks {
         greeted: impl Fn(NodeId) -> Option<(u32, u64)>,
         shared: &mut Shared,
     ) {
+        let all = self.by_peer.values().all(|ask| ask.synced);
+        if all && shared.now_us >= self.synced_us + ASK_AGAIN_US {
+            for ask in self.by_peer.values_mut() {
+                (ask.asked, ask.received, ask.synced) = (None, false, false);
+            }
+        }
         for (&peer, ask) in self.by_peer.iter_mut().filter(|(_, ask)| !ask.received) {
             if let Some((session, incarnation)) = greeted(peer)
                 && incarnation == ask.incarnation
@@ -99,7 +111,9 @@ impl Asks {
             && ask.asked.is_some()
             && ask.request == request
         {
+            // Also a further one: the member had taken this node for dead in between.
             ask.received = true;
+            ask.synced = false;
             self.conclude(peer, shared);
         }
     }
@@ -117,6 +131,7 @@ impl Asks {
             && self.common.get(&peer) == Some(&ask.incarnation)
         {
             ask.synced = true;
+            self.synced_us = shared.now_us;
             let incarnation = ask.incarnation;
             shared.outbox.note(Output::Synced { peer, incarnation });
         }

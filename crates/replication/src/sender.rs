@@ -46,6 +46,9 @@ pub(crate) struct Sender {
     /// Snapshots that peers asked for before the view showed them: their runs, and the numbers of
     /// the requests.
     requests: BTreeMap<NodeId, (u64, u64)>,
+    /// The last request of each peer. It asks once: when it is taken for dead meanwhile and becomes
+    /// a target again, what it asked for still holds.
+    asked: BTreeMap<NodeId, (u64, u64)>,
     /// What is brought to peers besides.
     pub(crate) errands: Errands,
     rounds: Rounds,
@@ -112,6 +115,7 @@ impl Sender {
                 until: vec![0; workers],
             },
             requests: BTreeMap::new(),
+            asked: BTreeMap::new(),
             errands: Errands::default(),
             rounds: Rounds::new(options.digest_every_us, workers),
             asks: Asks::default(),
@@ -304,6 +308,7 @@ impl Sender {
             Some(slots) => (self.errands).answer((peer, incarnation), request, slots, shared),
             None => {
                 self.requests.insert(peer, (incarnation, request));
+                self.asked.insert(peer, (incarnation, request));
             }
         }
     }
@@ -661,6 +666,12 @@ impl Sender {
             }
             let floor = (!covered).then_some(released);
             deltas.push(DeltaLane::new(shared.run(), log.first() - 1, floor));
+        }
+        if let Some(asked) = self.asked.get(&peer)
+            && asked.0 == incarnation
+            && joining
+        {
+            self.requests.insert(peer, *asked);
         }
         let snapshot = Snapshot::new(true, !joining, slots, workers);
         let target = Target {

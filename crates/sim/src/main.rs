@@ -1,0 +1,100 @@
+//! The simulation's command line: many seeds in parallel, or one with its trace.
+#![forbid(unsafe_code)]
+
+mod batch;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use sim::{Fixed, Options, Profile};
+
+use crate::batch::{Batch, Failed};
+
+/// Runs whole clusters on a virtual clock and network, one per seed, and checks at every step that
+/// nothing protected is lost, that copies converge, and that nothing grows without bound.
+///
+/// A seed stands for a cluster, its traffic and its failures; the same seed with the same options
+/// is the same run. Failures are printed with the command that replays them. Exit status 1 when
+/// an invariant was broken.
+#[derive(Parser, Debug)]
+#[command(name = "sim", version)]
+struct Args {
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Runs this seed alone.
+    #[arg(long, conflicts_with_all = ["seeds", "from"])]
+    seed: Option<u64>,
+    /// How many runs at a time; without it as many as there are processors.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// How many nodes, 2 to 16, instead of what the seed says.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(2..=16))]
+    nodes: Option<u64>,
+    /// Which faults, instead of what the seed says.
+    #[arg(long)]
+    profile: Option<Profile>,
+    /// Seconds of virtual time with faults and new connections, instead of what the seed says.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    time_s: Option<u64>,
+    /// Prints everything that happens; with --seed.
+    #[arg(long, requires = "seed")]
+    trace: bool,
+    /// Prints the result as one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let fixed = Fixed {
+        profile: args.profile,
+        nodes: args.nodes.map(|nodes| nodes as usize),
+        time_s: args.time_s,
+    };
+    if let (Some(seed), true) = (args.seed, args.trace) {
+        return trace(seed, fixed);
+    }
+    let (from, seeds) = args.seed.map_or((args.from, args.seeds), |seed| (seed, 1));
+    let jobs = args.jobs.unwrap_or_else(|| {
+        std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+    });
+    let batch = Batch {
+        from,
+        seeds,
+        jobs,
+        fixed,
+        quiet: args.json,
+    };
+    let result = batch.run();
+    if args.json {
+        println!("{}", result.json());
+    } else {
+        result.print();
+    }
+    match result.failed.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// One run with all that happens in it.
+fn trace(seed: u64, fixed: Fixed) -> ExitCode {
+    let mut options = Options::of_seed(seed, fixed);
+    options.trace = true;
+    println!("{options:#?}");
+    let report = sim::run(&options);
+    for line in &report.trace {
+        println!("{line}");
+    }
+    match report.failure {
+        Some(failure) => {
+            println!("{}", Failed::new(seed, &options, fixed, failure));
+            ExitCode::FAILURE
+        }
+        None => ExitCode::SUCCESS,
+    }
+}

@@ -1,0 +1,501 @@
+//! What must hold, judged from outside: from the tables, the views and the packets, never from
+//! what the code under test says of itself.
+
+use std::collections::BTreeMap;
+
+use engine::Counter;
+use flowtable::FlowTable;
+use membership::{MemberState, View};
+use state::{FlowKey, FlowRecord, Life, NodeId, NodeSet, SyncMode, slot_of, worker_of};
+use wire::{Net, ip};
+
+use crate::node::{Process, Shape, TOMBSTONE_S, Worked};
+use crate::report::{Failure, Invariant, Stats};
+
+/// A deleted flow counts as known to all only after the cluster was undisturbed for so long: until
+/// then older records may still be on their way, in front of the deletion.
+const BURY_AFTER_US: u64 = 3_000_000;
+/// Seconds by which a tombstone may outlive its time: two sweeps over the largest table.
+const SWEEP_S: u32 = 16;
+
+/// Whether nodes compare what they hold and repair it. Until they do, what two sides of a partition
+/// did without each other can stay different, and a copy whose deletion was lost can stay.
+const REPAIRED: bool = false;
+
+/// What is known of one key.
+#[derive(Debug, Default)]
+struct Facts {
+    /// Which run of which node has had a record of which incarnation in its table.
+    seen: Vec<(NodeId, u64, u64)>,
+    /// The greatest incarnation whose state may be outside of the cluster.
+    protected: u64,
+    /// The greatest incarnation that was dead everywhere.
+    buried: u64,
+    /// Since when an incarnation is dead everywhere that it is known.
+    dead_since: Option<(u64, u64)>,
+}
+
+/// Watches a run.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    facts: BTreeMap<FlowKey, Facts>,
+    /// Since when nothing disturbs the cluster.
+    pub(crate) calm_since_us: Option<u64>,
+}
+
+/// Which parts of the checks the options switch off, and why.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    /// Acknowledgements that release a packet; 0 for all targets.
+    pub(crate) hold_acks: usize,
+    /// Targets may refuse records for want of room.
+    pub(crate) tables_overflow: bool,
+    /// Frames are damaged, or runs refused for their clock.
+    pub(crate) frames_may_be_invalid: bool,
+}
+
+impl Oracle {
+    /// After a turn of a worker: what it sent must be protected.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "it judges one thing by all there is to see"
+    )]
+    pub(crate) fn worked(
+        &mut self,
+        process: &Process,
+        worker: usize,
+        worked: &Worked,
+        rules: Rules,
+        peers: &[Option<Process>],
+        at_us: u64,
+        stats: &mut Stats,
+    ) -> Result<(), Failure> {
+        let table = process.workers[worker].worker.table();
+        let me = NodeId::new(process.node as u8).expect("at most 16 nodes");
+        for key in &worked.merged {
+            if let Some(id) = table.lookup(key) {
+                let incarnation = table.entry(id).record.incarnation;
+                self.saw(key, me, process.incarnation, incarnation);
+                self.settle(key, peers);
+            }
+        }
+        if worked.sent.is_empty() {
+            return Ok(());
+        }
+        let view = process.shared.view.load();
+        for (_, frame) in &worked.sent {
+            let Some(record) = flow_of(frame, table) else {
+                continue;
+            };
+            if record.class.sync != SyncMode::Ack {
+                continue;
+            }
+            stats.packets_checked += 1;
+            let facts = self.facts.entry(record.key).or_default();
+            if facts.protected >= record.incarnation {
+                continue;
+            }
+            let targets = counting(&view, me);
+            if !targets.is_empty() && !worked.released {
+                let lacking = facts.lacking(record.incarnation, targets, &view);
+                let lacking: NodeSet = match rules.tables_overflow {
+                    true => lacking
+                        .iter()
+                        .filter(|peer| !refused_any(&peers[peer.index()]))
+                        .collect(),
+                    false => lacking,
+                };
+                let has = targets.len() - lacking.len();
+                let needed = match rules.hold_acks {
+                    0 => targets.len(),
+                    n => n.min(targets.len()),
+                };
+                if has < needed {
+                    return Err(Failure {
+                        invariant: Invariant::Unprotected,
+                        at_us,
+                        what: format!(
+                            "node {me} let a packet of {} (incarnation {:x}) go; its targets are {targets:?}, \
+                             and {lacking:?} never had the flow",
+                            record.key, record.incarnation
+                        ),
+                    });
+                }
+            }
+            facts.protected = record.incarnation;
+            stats.openings_checked += 1;
+        }
+        Ok(())
+    }
+
+    /// After a node has come to another view: what was held for targets that are none any more is
+    /// free, whoever becomes a target later.
+    pub(crate) fn view_changed(&mut self, process: &Process) {
+        for (key, facts) in &mut self.facts {
+            facts.settle(key, process);
+        }
+    }
+
+    fn settle(&mut self, key: &FlowKey, processes: &[Option<Process>]) {
+        if let Some(facts) = self.facts.get_mut(key) {
+            for process in processes.iter().flatten() {
+                facts.settle(key, process);
+            }
+        }
+    }
+
+    fn saw(&mut self, key: &FlowKey, node: NodeId, run: u64, incarnation: u64) {
+        let seen = &mut self.facts.entry(*key).or_default().seen;
+        match seen.iter_mut().find(|(n, r, _)| (*n, *r) == (node, run)) {
+            Some((_, _, known)) => *known = (*known).max(incarnation),
+            None => seen.push((node, run, incarnation)),
+        }
+    }
+
+    /// Looks at all tables: nothing may grow beyond its bound, and the dead stay dead.
+    pub(crate) fn scan(
+        &mut self,
+        processes: &[Option<Process>],
+        shape: &Shape,
+        rules: Rules,
+        at_us: u64,
+        stats: &mut Stats,
+    ) -> Result<(), Failure> {
+        stats.scans += 1;
+        let mut lives: BTreeMap<FlowKey, (u64, u64)> = BTreeMap::new();
+        for process in processes.iter().flatten() {
+            bounds(process, shape, rules, at_us)?;
+            for core in &process.workers {
+                for record in records(core.worker.table()) {
+                    let (alive, dead) = lives.entry(record.key).or_default();
+                    match record.life {
+                        Life::Alive => *alive = (*alive).max(record.incarnation),
+                        Life::Dead => *dead = (*dead).max(record.incarnation),
+                    }
+                }
+            }
+        }
+        for (key, (alive, dead)) in lives {
+            let facts = self.facts.entry(key).or_default();
+            if alive != 0 && facts.buried >= alive {
+                return Err(Failure {
+                    invariant: Invariant::Resurrected,
+                    at_us,
+                    what: format!("{key} (incarnation {alive:x}) lives; all knew it as deleted"),
+                });
+            }
+            if alive != 0 {
+                // Somebody does not know yet: a former owner, or a target that is behind.
+                facts.dead_since = None;
+                continue;
+            }
+            let since = match facts.dead_since {
+                Some((incarnation, since)) if incarnation == dead => since,
+                _ => at_us,
+            };
+            facts.dead_since = Some((dead, since));
+            let calm_since = self.calm_since_us.unwrap_or(at_us);
+            if at_us >= since.max(calm_since) + BURY_AFTER_US {
+                facts.buried = facts.buried.max(dead);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Facts {
+    /// Notes that a flow's state was with all targets of its owner at one time: it may be let out
+    /// from then on. Targets that come later get it with their snapshot.
+    fn settle(&mut self, key: &FlowKey, owner: &Process) {
+        let latest = self.seen.iter().map(|(.., incarnation)| *incarnation).max();
+        let Some(latest) = latest.filter(|latest| *latest > self.protected) else {
+            return;
+        };
+        let me = NodeId::new(owner.node as u8).expect("at most 16 nodes");
+        let view = &owner.replicator_view;
+        let targets = counting(view, me);
+        if view.owns(me, slot_of(key))
+            && !targets.is_empty()
+            && self.lacking(latest, targets, view).is_empty()
+            && record_at(owner, key).is_some_and(|record| record.incarnation == latest)
+        {
+            self.protected = latest;
+        }
+    }
+
+    /// The targets of which the named run never had this incarnation or a later one.
+    fn lacking(&self, incarnation: u64, targets: NodeSet, view: &View) -> NodeSet {
+        let has = |target: NodeId| {
+            let run = view.member(target).map_or(0, |member| member.incarnation);
+            self.seen
+                .iter()
+                .any(|(node, r, known)| *node == target && *r == run && *known >= incarnation)
+        };
+        targets.iter().filter(|target| !has(*target)).collect()
+    }
+}
+
+/// The targets of a node on which the promise rests. One that is joining gets everything before it owns
+/// anything, and until then is more than was promised.
+fn counting(view: &View, node: NodeId) -> NodeSet {
+    let joining = |target: &NodeId| {
+        view.member(*target)
+            .is_some_and(|member| member.state == MemberState::Joining)
+    };
+    let targets = view.targets[node.index()];
+    targets.iter().filter(|target| !joining(target)).collect()
+}
+
+fn refused_any(process: &Option<Process>) -> bool {
+    process.as_ref().is_none_or(|process| {
+        process
+            .workers
+            .iter()
+            .any(|core| core.worker.counters().value(Counter::ReplicasRefused) > 0)
+    })
+}
+
+/// The flow that a forwarded frame is of, as the sender's table has it.
+fn flow_of<'a>(frame: &[u8], table: &'a FlowTable) -> Option<&'a FlowRecord> {
+    let p = wire::parse(frame).ok()?;
+    if !matches!(p.net, Net::V4 | Net::V6) {
+        return None;
+    }
+    let (sport, dport) = match p.proto {
+        ip::TCP | ip::UDP => (p.sport, p.dport),
+        _ => (p.icmp.id, p.icmp.id),
+    };
+    let (key, _) = FlowKey::new(p.src, p.dst, sport, dport, p.proto);
+    let id = table.lookup(&key)?;
+    Some(&table.entry(id).record)
+}
+
+pub(crate) fn records(table: &FlowTable) -> impl Iterator<Item = &FlowRecord> {
+    (0..table.capacity())
+        .filter_map(|place| table.at(place))
+        .map(|id| &table.entry(id).record)
+}
+
+fn bounds(process: &Process, shape: &Shape, rules: Rules, at_us: u64) -> Result<(), Failure> {
+    let node = process.node;
+    let unbounded = |what: String| Failure {
+        invariant: Invariant::Unbounded,
+        at_us,
+        what: format!("node {node}: {what}"),
+    };
+    let fault = |what: String| Failure {
+        invariant: Invariant::Fault,
+        at_us,
+        what: format!("node {node}: {what}"),
+    };
+    let now_us = process.clock.us(at_us);
+    let status = process.replicator().status(now_us);
+    let log_max = (shape.log_max() * shape.options.workers) as u64;
+    for target in &status.targets {
+        if target.lag_records > log_max {
+            return Err(unbounded(format!(
+                "{} changes wait for node {}; the log has room for {log_max}",
+                target.lag_records, target.peer
+            )));
+        }
+    }
+    if status.counters.worker_faults > 0 {
+        return Err(fault(format!(
+            "{} faults of workers",
+            status.counters.worker_faults
+        )));
+    }
+    if status.counters.frames_invalid > 0 && !rules.frames_may_be_invalid {
+        return Err(fault(format!(
+            "{} frames were refused, and none was damaged",
+            status.counters.frames_invalid
+        )));
+    }
+    let stands_still = process.paused_until_us > at_us || process.slow_until_us > at_us;
+    for core in &process.workers {
+        let worker = &core.worker;
+        if worker.held() > shape.hold_capacity() {
+            return Err(unbounded(format!("{} packets are held", worker.held())));
+        }
+        if stands_still || core.stalled_until_us > at_us {
+            continue;
+        }
+        let table = worker.table();
+        let now_s = (now_us / 1_000_000) as u32;
+        let started_s = (process.clock.us(process.started_us) / 1_000_000) as u32;
+        for place in 0..table.capacity() {
+            let Some(id) = table.at(place) else { continue };
+            let entry = table.entry(id);
+            let old_s = now_s.saturating_sub(entry.local.seen_s.max(started_s));
+            if !entry.is_alive() && old_s > TOMBSTONE_S + SWEEP_S {
+                return Err(unbounded(format!(
+                    "a tombstone of {} is {old_s} s old",
+                    entry.record.key
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether redundancy is whole: all nodes have the same view and are active in it, and every
+/// protected flow is with all targets of its owner. Says what is missing.
+pub(crate) fn whole(processes: &[Option<Process>], stats: &mut Stats) -> Result<(), String> {
+    let view = agreed_view(processes)?;
+    for process in processes.iter().flatten() {
+        let me = NodeId::new(process.node as u8).expect("at most 16 nodes");
+        for core in &process.workers {
+            for record in records(core.worker.table()) {
+                let owned = view.owns(me, slot_of(&record.key));
+                if !owned || record.life == Life::Dead || record.class.sync != SyncMode::Ack {
+                    continue;
+                }
+                for target in view.targets[me.index()].iter() {
+                    stats.flows_compared += 1;
+                    let copy = copy_at(processes, target, &record.key);
+                    if copy.is_none_or(|copy| copy.incarnation < record.incarnation) {
+                        return Err(format!(
+                            "node {target} lacks {}, which node {me} owns",
+                            record.key
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether everything is equal everywhere: besides redundancy, all that targets hold is as their
+/// owners have it, windows aside, and nobody believes in a flow that its owner does not have.
+pub(crate) fn converged(processes: &[Option<Process>], stats: &mut Stats) -> Result<(), String> {
+    whole(processes, stats)?;
+    if !REPAIRED {
+        return Ok(());
+    }
+    let view = agreed_view(processes)?;
+    for process in processes.iter().flatten() {
+        let me = NodeId::new(process.node as u8).expect("at most 16 nodes");
+        if processes.len() > 1 && !process.replicator().status(0).whole {
+            return Err(format!(
+                "node {me} does not say that its redundancy is whole"
+            ));
+        }
+        for core in &process.workers {
+            let table = core.worker.table();
+            for place in 0..table.capacity() {
+                let Some(id) = table.at(place) else { continue };
+                let entry = table.entry(id);
+                let record = &entry.record;
+                let unsent = record.class.sync == SyncMode::None || entry.local.replicate_at_s != 0;
+                if record.life == Life::Dead || unsent {
+                    continue;
+                }
+                let Some(owner) = view.owner(slot_of(&record.key)) else {
+                    return Err(format!("nobody owns the slot of {}", record.key));
+                };
+                if owner == me {
+                    for target in view.targets[me.index()].iter() {
+                        equal(record, me, copy_at(processes, target, &record.key), target)?;
+                    }
+                    continue;
+                }
+                // What a node keeps that is no target of the owner any more is forgotten after a
+                // minute of its own; nobody will ask for it.
+                if !view.targets[owner.index()].contains(me) {
+                    continue;
+                }
+                match copy_at(processes, owner, &record.key) {
+                    None => {
+                        return Err(format!(
+                            "{} lives at node {me}, and its owner, node {owner}, has nothing of it",
+                            record.key
+                        ));
+                    }
+                    Some(owned) if owned.life == Life::Dead => {
+                        return Err(format!(
+                            "{} lives at node {me}, and is deleted at its owner, node {owner}",
+                            record.key
+                        ));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn equal(
+    record: &FlowRecord,
+    owner: NodeId,
+    copy: Option<&FlowRecord>,
+    target: NodeId,
+) -> Result<(), String> {
+    let Some(copy) = copy else {
+        return Err(format!(
+            "node {target} lacks {}, which node {owner} owns",
+            record.key
+        ));
+    };
+    let essence = |r: &FlowRecord| {
+        (
+            r.incarnation,
+            r.class,
+            r.life,
+            r.progress,
+            r.verdict,
+            r.mark,
+            r.nat,
+        )
+    };
+    if essence(record) != essence(copy) {
+        return Err(format!(
+            "{} is {:?} at its owner, node {owner}, and {:?} at node {target}",
+            record.key,
+            essence(record),
+            essence(copy)
+        ));
+    }
+    Ok(())
+}
+
+fn agreed_view(processes: &[Option<Process>]) -> Result<std::sync::Arc<View>, String> {
+    let mut agreed: Option<std::sync::Arc<View>> = None;
+    for (node, process) in processes.iter().enumerate() {
+        let Some(process) = process else {
+            return Err(format!("node {node} is down"));
+        };
+        let view = process.membership().view().clone();
+        if process.membership().state() != MemberState::Active {
+            return Err(format!("node {node} is {:?}", process.membership().state()));
+        }
+        let workers = process.shared.view.load();
+        if workers.digest != view.digest {
+            return Err(format!("the workers of node {node} have an older view"));
+        }
+        if agreed
+            .as_ref()
+            .is_some_and(|agreed| agreed.digest != view.digest)
+        {
+            return Err(format!("node {node} has another view than those before it"));
+        }
+        agreed = Some(view);
+    }
+    agreed.ok_or_else(|| "there are no nodes".to_owned())
+}
+
+fn copy_at<'a>(
+    processes: &'a [Option<Process>],
+    node: NodeId,
+    key: &FlowKey,
+) -> Option<&'a FlowRecord> {
+    record_at(processes[node.index()].as_ref()?, key)
+}
+
+fn record_at<'a>(process: &'a Process, key: &FlowKey) -> Option<&'a FlowRecord> {
+    let worker = worker_of(slot_of(key), process.workers.len());
+    let table = process.workers[worker].worker.table();
+    let id = table.lookup(key)?;
+    Some(&table.entry(id).record)
+}

@@ -1,0 +1,297 @@
+//! When what fails: one failure, or several at once, then time until redundancy is whole again,
+//! then the next. `Faults::beyond` drops both limits.
+
+use crate::net::Net;
+use crate::options::Faults;
+use crate::queue::{Event, Queue, Undo};
+use crate::random::Rng;
+use crate::report::Stats;
+
+/// How long redundancy may take to be whole after a failure.
+const RECOVERY_US: u64 = 30_000_000;
+const LOOK_EVERY_US: u64 = 50_000;
+/// When the first failure may come: the cluster has formed by then.
+const FIRST_US: u64 = 1_800_000;
+
+/// What the schedule wants done to a node now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Deed {
+    Crash { node: usize },
+    Pause { node: usize, us: u64 },
+    Slow { node: usize, us: u64 },
+    Stall { node: usize, us: u64 },
+    StepClock { node: usize, ms: i64 },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Crash,
+    Pause,
+    Slow,
+    Stall,
+    Partition,
+    OneWay,
+    Flapping,
+    ClockStep,
+}
+
+#[derive(Debug)]
+pub(crate) struct Schedule {
+    rng: Rng,
+    faults: Faults,
+    nodes: usize,
+    load_us: u64,
+    /// Ends of failures that have not come yet.
+    pub(crate) pending: usize,
+    /// Since when redundancy is awaited.
+    awaiting_us: Option<u64>,
+    next_us: u64,
+    /// Begin and end of each failure that has begun; the end is unknown while it goes on.
+    disturbed: Vec<(u64, Option<u64>)>,
+    /// Since when nothing fails any more.
+    pub(crate) quiet_since_us: Option<u64>,
+    cut: Vec<(usize, usize)>,
+}
+
+/// What a look at the schedule comes to.
+#[derive(Debug, Default)]
+pub(crate) struct Step {
+    pub(crate) deeds: Vec<Deed>,
+    /// Redundancy did not become whole in time: what is missing.
+    pub(crate) overdue: Option<String>,
+}
+
+impl Schedule {
+    pub(crate) fn new(options: &crate::Options) -> Self {
+        Self {
+            rng: Rng::new(options.seed, 4),
+            faults: options.faults.clone(),
+            nodes: options.nodes,
+            load_us: options.load_us,
+            pending: 0,
+            awaiting_us: None,
+            next_us: FIRST_US,
+            disturbed: Vec::new(),
+            quiet_since_us: None,
+            cut: Vec::new(),
+        }
+    }
+
+    /// Whether anything failed at any time between two times.
+    pub(crate) fn disturbed_between(&self, from_us: u64, to_us: u64) -> bool {
+        let overlaps = |(begin, end): &(u64, Option<u64>)| {
+            *begin <= to_us && end.is_none_or(|end| end >= from_us)
+        };
+        self.disturbed.iter().any(overlaps)
+    }
+
+    /// Looks at what is due. `whole` tells whether redundancy is whole, or what is missing.
+    pub(crate) fn step(
+        &mut self,
+        now_us: u64,
+        whole: impl FnOnce(&mut Stats) -> Result<(), String>,
+        net: &mut Net,
+        queue: &mut Queue,
+        stats: &mut Stats,
+    ) -> Step {
+        queue.put(now_us + LOOK_EVERY_US, Event::Schedule);
+        let mut step = Step::default();
+        if self.quiet_since_us.is_some() {
+            return step;
+        }
+        let ended = now_us >= self.load_us;
+        // Beyond the rules nothing is waited for, but at the end.
+        let patient = ended || !self.faults.beyond;
+        if self.pending > 0 && patient {
+            self.awaiting_us = Some(now_us);
+            return step;
+        }
+        if let Some(since_us) = self.awaiting_us
+            && self.pending == 0
+        {
+            match whole(stats) {
+                Ok(()) => {
+                    stats.recoveries += 1;
+                    self.awaiting_us = None;
+                    for (_, end) in &mut self.disturbed {
+                        end.get_or_insert(now_us);
+                    }
+                    self.next_us = now_us + self.rng.range(20_000..=900_000);
+                }
+                Err(lacking) => {
+                    if now_us >= since_us + RECOVERY_US {
+                        step.overdue = Some(lacking);
+                    }
+                    if patient {
+                        return step;
+                    }
+                }
+            }
+        }
+        if ended {
+            self.quiet_since_us = Some(now_us);
+            return step;
+        }
+        if now_us < self.next_us {
+            return step;
+        }
+        if let Some(kind) = self.choose() {
+            self.disturbed.push((now_us, None));
+            self.awaiting_us = Some(now_us);
+            self.next_us = now_us + self.rng.range(20_000..=1_500_000);
+            self.begin(kind, now_us, net, queue, stats, &mut step.deeds);
+        }
+        step
+    }
+
+    /// What follows from the end of a failure for the network. The others are the world's.
+    pub(crate) fn undo_cut(&mut self, undo: Undo, now_us: u64, net: &mut Net, queue: &mut Queue) {
+        match undo {
+            Undo::Heal => net.heal(now_us, queue),
+            Undo::Cut => {
+                for (from, to) in self.cut.clone() {
+                    net.cut(from, to, now_us, queue);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn choose(&mut self) -> Option<Kind> {
+        let f = &self.faults;
+        let menu = [
+            (Kind::Crash, f.crash),
+            (Kind::Pause, f.pause),
+            (Kind::Slow, f.slow),
+            (Kind::Stall, f.stall),
+            (Kind::Partition, f.partition),
+            (Kind::OneWay, f.one_way),
+            (Kind::Flapping, f.flapping),
+            (Kind::ClockStep, f.clock_step),
+        ];
+        let sum: u32 = menu.iter().map(|(_, weight)| weight).sum();
+        if sum == 0 {
+            return None;
+        }
+        let mut at = self.rng.below(sum.into()) as u32;
+        menu.iter()
+            .find(|(_, weight)| {
+                let found = at < *weight;
+                at = at.saturating_sub(*weight);
+                found
+            })
+            .map(|(kind, _)| *kind)
+    }
+
+    fn begin(
+        &mut self,
+        kind: Kind,
+        now_us: u64,
+        net: &mut Net,
+        queue: &mut Queue,
+        stats: &mut Stats,
+        deeds: &mut Vec<Deed>,
+    ) {
+        let node = self.rng.below(self.nodes as u64) as usize;
+        match kind {
+            Kind::Crash => {
+                let most = self.faults.crashes_max.clamp(1, self.nodes - 1) as u64;
+                let many = self.rng.range(1..=most);
+                let together = self.rng.chance(500_000);
+                let mut left: Vec<usize> = (0..self.nodes).collect();
+                for number in 0..many {
+                    let at = self.rng.below(left.len() as u64) as usize;
+                    let node = left.swap_remove(at);
+                    if number == 0 || together {
+                        deeds.push(Deed::Crash { node });
+                    } else {
+                        let at_us = now_us + self.rng.range(100..=400_000);
+                        self.later(at_us, Undo::Crash { node }, queue);
+                    }
+                }
+            }
+            Kind::Pause => {
+                let us = *self
+                    .rng
+                    .pick(&[30_000, 90_000, 300_000, 900_000, 2_500_000]);
+                let us = self.rng.range(us / 2..=us);
+                stats.pauses += 1;
+                deeds.push(Deed::Pause { node, us });
+                self.later(now_us + us, Undo::Resume { node }, queue);
+            }
+            Kind::Slow => {
+                let us = self.rng.range(200_000..=3_000_000);
+                stats.slow += 1;
+                deeds.push(Deed::Slow { node, us });
+                self.later(now_us + us, Undo::Slow, queue);
+            }
+            Kind::Stall => {
+                let us = self.rng.range(20_000..=1_500_000);
+                stats.stalls += 1;
+                deeds.push(Deed::Stall { node, us });
+                self.later(now_us + us, Undo::Stall, queue);
+            }
+            Kind::Partition | Kind::Flapping => {
+                let mut side: Vec<bool> =
+                    (0..self.nodes).map(|_| self.rng.chance(500_000)).collect();
+                side[node] = true;
+                side[(node + 1) % self.nodes] = false;
+                self.cut = pairs(self.nodes)
+                    .filter(|(a, b)| side[*a] != side[*b])
+                    .collect();
+                self.tear(kind == Kind::Flapping, now_us, net, queue);
+                match kind {
+                    Kind::Flapping => stats.flaps += 1,
+                    _ => stats.partitions += 1,
+                }
+            }
+            Kind::OneWay => {
+                let mut others: Vec<bool> =
+                    (0..self.nodes).map(|_| self.rng.chance(600_000)).collect();
+                others[(node + 1) % self.nodes] = true;
+                let outward = self.rng.chance(500_000);
+                self.cut = pairs(self.nodes)
+                    .filter(|(a, b)| match outward {
+                        true => *a == node && others[*b],
+                        false => *b == node && others[*a],
+                    })
+                    .collect();
+                let flapping = self.rng.chance(200_000);
+                self.tear(flapping, now_us, net, queue);
+                stats.one_way += 1;
+            }
+            Kind::ClockStep => {
+                let ms = self.rng.range(0..=8_000) as i64 - 4_000;
+                stats.clock_steps += 1;
+                deeds.push(Deed::StepClock { node, ms });
+            }
+        }
+    }
+
+    /// Cuts the chosen paths now, and heals them later; a flapping cut does so several times.
+    fn tear(&mut self, flapping: bool, now_us: u64, net: &mut Net, queue: &mut Queue) {
+        let mut at_us = now_us;
+        self.undo_cut(Undo::Cut, now_us, net, queue);
+        if flapping {
+            for _ in 0..self.rng.range(2..=6) {
+                at_us += self.rng.range(20_000..=400_000);
+                self.later(at_us, Undo::Heal, queue);
+                at_us += self.rng.range(20_000..=300_000);
+                self.later(at_us, Undo::Cut, queue);
+            }
+        }
+        let most = *self.rng.pick(&[200_000, 1_500_000, 3_500_000]);
+        at_us += self.rng.range(50_000..=most);
+        self.later(at_us, Undo::Heal, queue);
+    }
+
+    /// Has the end of a failure come at a time.
+    pub(crate) fn later(&mut self, at_us: u64, undo: Undo, queue: &mut Queue) {
+        self.pending += 1;
+        queue.put(at_us, Event::Undo(undo));
+    }
+}
+
+fn pairs(nodes: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..nodes).flat_map(move |a| (0..nodes).filter(move |b| *b != a).map(move |b| (a, b)))
+}

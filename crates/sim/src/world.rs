@@ -1,0 +1,729 @@
+//! One run: the clock, the queue of what will happen, and everybody in it.
+
+use state::{FlowKey, slot_of, worker_of};
+use wire::{Net as Layer, ip};
+
+use crate::hosts::{Hosts, Loss};
+use crate::net::{Delivery, Net};
+use crate::node::{Clock, Outside, Process, Shape};
+use crate::options::Options;
+use crate::oracle::{self, Oracle, Rules};
+use crate::queue::{Core, Event, Queue, Undo};
+use crate::random::{Rng, fold};
+use crate::report::{Failure, Invariant, Report, Stats};
+use crate::schedule::{Deed, Schedule};
+
+const SCAN_EVERY_US: u64 = 250_000;
+/// Clients begin once the cluster has had time to form.
+const OPEN_FROM_US: u64 = 1_500_000;
+/// Traffic goes on for at least so long after the last failure.
+const AFTERMATH_US: u64 = 4_000_000;
+/// At the end nobody may have waited for an answer for longer.
+const STUCK_US: u64 = 2_500_000;
+/// Unix milliseconds at the start of a run.
+const EPOCH_MS: i64 = 1_700_000_000_000;
+/// Lines of a trace that are kept.
+const TRACE_LINES: usize = 200_000;
+
+/// A machine: what outlasts the runs of its process.
+#[derive(Clone, Copy, Debug)]
+struct Machine {
+    clock: Clock,
+    /// The incarnation of the last run.
+    last_incarnation: u64,
+}
+
+pub(crate) struct World {
+    shape: Shape,
+    now_us: u64,
+    queue: Queue,
+    net: Net,
+    hosts: Hosts,
+    machines: Vec<Machine>,
+    processes: Vec<Option<Process>>,
+    oracle: Oracle,
+    schedule: Schedule,
+    rng: Rng,
+    runs: u64,
+    stats: Stats,
+    hash: u64,
+    trace: Vec<String>,
+    /// Lines that processes said in this event.
+    said: Vec<String>,
+    rules: Rules,
+    failure: Option<Failure>,
+}
+
+impl World {
+    pub(crate) fn new(options: &Options) -> Self {
+        let mut rng = Rng::new(options.seed, 5);
+        let faults = &options.faults;
+        let machines = (0..options.nodes)
+            .map(|_| {
+                let drift = rng.range(0..=2 * faults.drift_ppm) as i64 - faults.drift_ppm as i64;
+                let skew = rng.range(0..=2 * faults.skew_ms) as i64 - faults.skew_ms as i64;
+                Machine {
+                    clock: Clock {
+                        base_us: rng.range(1_000_000..=1_000_000_000_000),
+                        drift_ppm: drift,
+                        unix_ms: EPOCH_MS + skew,
+                    },
+                    last_incarnation: 0,
+                }
+            })
+            .collect();
+        let mut world = Self {
+            shape: Shape::new(options),
+            now_us: 0,
+            queue: Queue::default(),
+            net: Net::new(options),
+            hosts: Hosts::new(options.seed),
+            machines,
+            processes: (0..options.nodes).map(|_| None).collect(),
+            oracle: Oracle::default(),
+            schedule: Schedule::new(options),
+            rng,
+            runs: 0,
+            stats: Stats::default(),
+            hash: options.seed,
+            trace: Vec::new(),
+            said: Vec::new(),
+            rules: Rules {
+                hold_acks: options.hold_acks,
+                tables_overflow: faults.tiny_table,
+                frames_may_be_invalid: faults.link_corruption > 0,
+            },
+            failure: None,
+        };
+        for node in 0..options.nodes {
+            world.start(node, false);
+        }
+        world.queue.put(OPEN_FROM_US, Event::Open);
+        world.queue.put(SCAN_EVERY_US, Event::Scan);
+        world.queue.put(OPEN_FROM_US, Event::Schedule);
+        world
+    }
+
+    /// Lets everything happen.
+    pub(crate) fn run(mut self) -> Report {
+        let end_us = self.shape.options.load_us + 120_000_000 + self.shape.options.converge_us;
+        while self.failure.is_none() && !self.is_over() {
+            let Some((at_us, event)) = self.queue.next() else {
+                break;
+            };
+            self.now_us = at_us;
+            self.stats.events += 1;
+            self.happen(event);
+            self.deliver();
+            for line in std::mem::take(&mut self.said) {
+                self.say(format_args!("{line}"));
+            }
+            if at_us > end_us {
+                self.fail(Invariant::NotConverged, "the run does not end".to_owned());
+            }
+        }
+        if self.failure.is_none() {
+            self.judge_stuck();
+        }
+        if self.failure.is_some() {
+            self.examine();
+        }
+        self.stats.runs = 1;
+        self.stats.virtual_us = self.now_us;
+        self.count_processes();
+        let done = fold(self.hash, self.stats.packets_delivered);
+        Report {
+            stats: self.stats,
+            hash: fold(done, self.now_us),
+            failure: self.failure,
+            trace: self.trace,
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        let now_us = self.now_us;
+        match event {
+            Event::Turn {
+                node,
+                run,
+                core,
+                ticket,
+            } => self.turn(node, run, core, ticket),
+            Event::ToNode { node, port, frame } => self.arrive_at(node, port, frame),
+            Event::ToHosts { port, frame } => {
+                self.note(3, port as u64, &frame);
+                self.hosts
+                    .frame(port, &frame, now_us, &mut self.queue, &mut self.stats);
+                self.after_hosts();
+            }
+            Event::Frame {
+                conn,
+                from,
+                stream,
+                bytes,
+            } => {
+                self.note(4, conn as u64, &bytes);
+                self.net.arrive(conn, from, stream, bytes, &mut self.stats);
+            }
+            Event::Datagram { conn, bytes } => self.net.datagram(conn, bytes),
+            Event::IdleCheck { conn, side } => {
+                self.net.idle_check(conn, side, now_us, &mut self.queue);
+            }
+            Event::Closed { conn, side } => {
+                self.net.closed(conn, side, now_us, &mut self.queue);
+            }
+            Event::Dial {
+                node,
+                run,
+                peer,
+                kind,
+            } => self
+                .net
+                .dial((node, run), peer, kind, now_us, &mut self.queue),
+            Event::Shaken {
+                node,
+                run,
+                peer,
+                peer_run,
+                kind,
+            } => self
+                .net
+                .shaken((node, run), (peer, peer_run), kind, now_us, &mut self.queue),
+            Event::Host { flow, ticket } => {
+                self.hosts
+                    .timer(flow, ticket, now_us, &mut self.queue, &mut self.stats);
+                self.after_hosts();
+            }
+            Event::Open => self.open(),
+            Event::Schedule => self.step_schedule(),
+            Event::Undo(undo) => self.undo(undo),
+            Event::Scan => self.scan(),
+        }
+    }
+
+    fn turn(&mut self, node: usize, run: u64, core: Core, ticket: u64) {
+        let Some(process) = self.processes[node].as_mut().filter(|p| p.run == run) else {
+            return;
+        };
+        if !process.is_due(core, ticket, self.now_us, &mut self.queue) {
+            return;
+        }
+        let mut outside = Outside {
+            now_us: self.now_us,
+            net: &mut self.net,
+            queue: &mut self.queue,
+            stats: &mut self.stats,
+            said: self.shape.options.trace.then_some(&mut self.said),
+        };
+        match core {
+            Core::Sync => {
+                let epoch = process.replicator_view.epoch;
+                process.sync_turn(&mut outside);
+                if process.replicator_view.epoch != epoch {
+                    let process = self.processes[node].as_ref().expect("it has just run");
+                    self.oracle.view_changed(process);
+                }
+            }
+            Core::Member => process.member_turn(&mut outside),
+            Core::Worker(number) => {
+                let worked = process.worker_turn(number, &mut outside);
+                let process = self.processes[node].as_ref().expect("it has just run");
+                let judged = self.oracle.worked(
+                    process,
+                    number,
+                    &worked,
+                    self.rules,
+                    &self.processes,
+                    self.now_us,
+                    &mut self.stats,
+                );
+                if let Err(failure) = judged {
+                    self.failure.get_or_insert(failure);
+                }
+                for (port, frame) in worked.sent {
+                    self.note(1, (node as u64) << 8 | port as u64, &frame);
+                    let at_us = self.now_us + self.traffic_delay();
+                    self.queue.put(at_us, Event::ToHosts { port, frame });
+                }
+            }
+        }
+    }
+
+    fn arrive_at(&mut self, node: usize, port: usize, frame: Vec<u8>) {
+        let workers = self.shape.options.workers;
+        let misled = self
+            .rng
+            .chance(self.shape.options.faults.traffic_misdelivery);
+        let worker = match misled {
+            true => self.rng.below(workers as u64) as usize,
+            false => worker_for(&frame, workers),
+        };
+        let Some(process) = self.processes[node].as_mut() else {
+            return;
+        };
+        let mut outside = Outside {
+            now_us: self.now_us,
+            net: &mut self.net,
+            queue: &mut self.queue,
+            stats: &mut self.stats,
+            said: self.shape.options.trace.then_some(&mut self.said),
+        };
+        process.receive(worker, port, frame, &mut outside);
+    }
+
+    /// Hands over what the network has for the cores.
+    fn deliver(&mut self) {
+        while let Some(Delivery {
+            node,
+            run,
+            kind,
+            heard,
+        }) = self.net.deliveries.pop_front()
+        {
+            let Some(process) = self.processes[node].as_mut().filter(|p| p.run == run) else {
+                continue;
+            };
+            let mut outside = Outside {
+                now_us: self.now_us,
+                net: &mut self.net,
+                queue: &mut self.queue,
+                stats: &mut self.stats,
+                said: self.shape.options.trace.then_some(&mut self.said),
+            };
+            process.hear(kind, heard, &mut outside);
+        }
+    }
+
+    /// Puts what hosts sent on the wire to every node, and judges what they lost.
+    fn after_hosts(&mut self) {
+        let faults = &self.shape.options.faults;
+        for (port, frame) in std::mem::take(&mut self.hosts.out) {
+            self.stats.packets_sent += 1;
+            self.hash = fold(self.hash, frame.len() as u64);
+            for node in 0..self.shape.options.nodes {
+                let mut copies = 1 + u32::from(self.rng.chance(faults.traffic_duplication));
+                if self.rng.chance(faults.traffic_loss) {
+                    copies -= 1;
+                    self.stats.traffic_lost += 1;
+                }
+                for _ in 0..copies {
+                    let (least, most) = faults.traffic_delay_us;
+                    let at_us = self.now_us + self.rng.range(least..=most);
+                    let frame = frame.clone();
+                    self.queue.put(at_us, Event::ToNode { node, port, frame });
+                }
+            }
+        }
+        for flow in std::mem::take(&mut self.hosts.losses) {
+            self.judge_loss(flow);
+        }
+    }
+
+    fn traffic_delay(&mut self) -> u64 {
+        let (least, most) = self.shape.options.faults.traffic_delay_us;
+        self.rng.range(least..=most)
+    }
+
+    /// Decides from the schedule whether a connection may be lost.
+    fn judge_loss(&mut self, number: usize) {
+        let flow = &self.hosts.flows[number];
+        let options = &self.shape.options;
+        let disturbed = self.schedule.disturbed_between(flow.opened_us, self.now_us);
+        let weak = flow.sync != state::SyncMode::Ack
+            || options.hold_acks > 0
+            || options.release_at_deadline
+            || !flow.established;
+        let garbled = flow.lost == Some(Loss::Garbled);
+        let allowed = options.faults.tiny_table || disturbed && (weak || options.faults.beyond);
+        if allowed && !garbled {
+            self.stats.losses_allowed += 1;
+            return;
+        }
+        let what = format!(
+            "{} of protocol {} ({:?}) from {} to {}, opened at {} us, {}: {:?}",
+            if flow.established {
+                "a connection"
+            } else {
+                "an attempt"
+            },
+            flow.proto,
+            flow.sync,
+            flow.client,
+            flow.server,
+            flow.opened_us,
+            if disturbed {
+                "with failures within the rules"
+            } else {
+                "without any failure"
+            },
+            flow.lost,
+        );
+        self.fail(Invariant::ConnectionLost, what);
+    }
+
+    /// At the end nobody waits in vain.
+    fn judge_stuck(&mut self) {
+        if let Some(number) = self.hosts.stuck(self.now_us.saturating_sub(STUCK_US)) {
+            self.hosts.flows[number].lost = Some(Loss::Silence);
+            self.judge_loss(number);
+        }
+    }
+
+    fn open(&mut self) {
+        let options = &self.shape.options;
+        let until_us = match self.schedule.quiet_since_us {
+            // What is open at the last failure goes on until after it.
+            None => self.now_us.max(options.load_us) + 60_000_000,
+            Some(quiet) => quiet + AFTERMATH_US,
+        };
+        let (now_us, per_s) = (self.now_us, options.opens_per_s);
+        self.hosts
+            .open(now_us, until_us, &mut self.queue, &mut self.stats);
+        self.after_hosts();
+        if self.schedule.quiet_since_us.is_none() {
+            let gap_us = self.rng.range(1_000..=2_000_000 / per_s);
+            self.queue.put(now_us + gap_us, Event::Open);
+        }
+    }
+
+    fn step_schedule(&mut self) {
+        let processes = &self.processes;
+        let step = self.schedule.step(
+            self.now_us,
+            |stats| oracle::whole(processes, stats),
+            &mut self.net,
+            &mut self.queue,
+            &mut self.stats,
+        );
+        if let Some(lacking) = step.overdue {
+            self.fail(
+                Invariant::NotConverged,
+                format!("after a failure redundancy does not become whole: {lacking}"),
+            );
+        }
+        for deed in step.deeds {
+            self.say(format_args!("{deed:?}"));
+            self.hash = fold(self.hash, self.now_us);
+            self.perform(deed);
+        }
+    }
+
+    fn perform(&mut self, deed: Deed) {
+        let now_us = self.now_us;
+        match deed {
+            Deed::Crash { node } => self.crash(node),
+            Deed::Pause { node, us } => {
+                if let Some(process) = &mut self.processes[node] {
+                    process.paused_until_us = process.paused_until_us.max(now_us + us);
+                    self.net.paused(node, now_us, &mut self.queue);
+                }
+            }
+            Deed::Slow { node, us } => {
+                if let Some(process) = &mut self.processes[node] {
+                    process.slow_until_us = now_us + us;
+                }
+            }
+            Deed::Stall { node, us } => {
+                let worker = self.rng.below(self.shape.options.workers as u64) as usize;
+                if let Some(process) = &mut self.processes[node] {
+                    process.workers[worker].stalled_until_us = now_us + us;
+                }
+            }
+            Deed::StepClock { node, ms } => {
+                self.machines[node].clock.unix_ms += ms;
+                if let Some(process) = &mut self.processes[node] {
+                    process.clock.unix_ms += ms;
+                }
+            }
+        }
+    }
+
+    fn crash(&mut self, node: usize) {
+        let Some(process) = self.processes[node].take() else {
+            return;
+        };
+        self.count(&process);
+        self.machines[node].clock = process.clock;
+        self.net.crashed(node, self.now_us, &mut self.queue);
+        self.stats.crashes += 1;
+        let after_us = *self.rng.pick(&[5_000, 60_000, 400_000, 2_500_000]);
+        let at_us = self.now_us + self.rng.range(after_us / 2..=after_us);
+        let clock_lost = self.rng.chance(self.shape.options.faults.clock_loss);
+        self.schedule
+            .later(at_us, Undo::Start { node, clock_lost }, &mut self.queue);
+    }
+
+    fn start(&mut self, node: usize, clock_lost: bool) {
+        if self.processes[node].is_some() {
+            return;
+        }
+        self.runs += 1;
+        let run = self.runs;
+        let reboots = self.rng.chance(400_000);
+        let machine = &mut self.machines[node];
+        if reboots && run > self.shape.options.nodes as u64 {
+            machine.clock.base_us = self.rng.range(1_000_000..=20_000_000);
+        }
+        if clock_lost {
+            machine.clock.unix_ms -= 3_600_000;
+            self.stats.clocks_lost += 1;
+            self.rules.frames_may_be_invalid = true;
+        }
+        let mut clock = machine.clock;
+        let refused = clock.unix_ms(self.now_us) <= machine.last_incarnation;
+        if refused && !clock_lost {
+            // Stepped back over its last start: its operator sets it right.
+            let behind = machine.last_incarnation + 1 - clock.unix_ms(self.now_us);
+            clock.unix_ms += behind as i64;
+            machine.clock = clock;
+        }
+        if refused && clock_lost {
+            // Nobody lets it in. Later it is started again with a clock that is right.
+            let at_us = self.now_us + self.rng.range(100_000..=2_000_000);
+            self.schedule
+                .later(at_us, Undo::Restart { node }, &mut self.queue);
+        }
+        self.machines[node].last_incarnation = self.machines[node]
+            .last_incarnation
+            .max(clock.unix_ms(self.now_us));
+        self.net.started(node, run, self.now_us, &mut self.queue);
+        let mut outside = Outside {
+            now_us: self.now_us,
+            net: &mut self.net,
+            queue: &mut self.queue,
+            stats: &mut self.stats,
+            said: self.shape.options.trace.then_some(&mut self.said),
+        };
+        let process = Process::start(&self.shape, node, run, clock, &mut outside);
+        self.say(format_args!(
+            "node {node} starts, incarnation {}",
+            process.incarnation
+        ));
+        self.processes[node] = Some(process);
+    }
+
+    fn undo(&mut self, undo: Undo) {
+        self.schedule.pending -= 1;
+        self.say(format_args!("{undo:?}"));
+        match undo {
+            Undo::Crash { node } => self.crash(node),
+            Undo::Start { node, clock_lost } => {
+                self.start(node, clock_lost);
+                self.stats.restarts += 1;
+            }
+            Undo::Restart { node } => {
+                if let Some(process) = self.processes[node].take() {
+                    self.count(&process);
+                    self.net.crashed(node, self.now_us, &mut self.queue);
+                }
+                self.machines[node].clock.unix_ms += 3_600_000;
+                self.start(node, false);
+            }
+            Undo::Resume { node } => {
+                let over = self.processes[node]
+                    .as_ref()
+                    .is_some_and(|process| process.paused_until_us <= self.now_us);
+                if over {
+                    self.net.resumed(node);
+                }
+            }
+            Undo::Slow | Undo::Stall => {}
+            Undo::Heal | Undo::Cut => {
+                self.schedule
+                    .undo_cut(undo, self.now_us, &mut self.net, &mut self.queue);
+            }
+        }
+    }
+
+    fn scan(&mut self) {
+        self.queue.put(self.now_us + SCAN_EVERY_US, Event::Scan);
+        let calm = self.schedule.pending == 0 && !self.net.is_cut();
+        match calm {
+            true => {
+                self.oracle.calm_since_us.get_or_insert(self.now_us);
+            }
+            false => self.oracle.calm_since_us = None,
+        }
+        let judged = self.oracle.scan(
+            &self.processes,
+            &self.shape,
+            self.rules,
+            self.now_us,
+            &mut self.stats,
+        );
+        if let Err(failure) = judged {
+            self.failure.get_or_insert(failure);
+        }
+    }
+
+    /// Whether all is said: the failures have stopped, everything is equal everywhere, and traffic
+    /// has gone on for a while since.
+    fn is_over(&mut self) -> bool {
+        let Some(quiet_us) = self.schedule.quiet_since_us else {
+            return false;
+        };
+        // Looked at with the oracle's scans, which come often enough.
+        let due =
+            self.now_us >= quiet_us + AFTERMATH_US && self.now_us.is_multiple_of(SCAN_EVERY_US);
+        if !due {
+            return false;
+        }
+        match oracle::converged(&self.processes, &mut self.stats) {
+            Ok(()) => true,
+            Err(lacking) => {
+                if self.now_us >= quiet_us + self.shape.options.converge_us {
+                    let what = format!("after the last failure: {lacking}");
+                    self.fail(Invariant::NotConverged, what);
+                }
+                false
+            }
+        }
+    }
+
+    fn fail(&mut self, invariant: Invariant, what: String) {
+        let at_us = self.now_us;
+        self.failure.get_or_insert(Failure {
+            invariant,
+            at_us,
+            what,
+        });
+    }
+
+    fn note(&mut self, kind: u64, who: u64, frame: &[u8]) {
+        let mut hash = fold(self.hash, self.now_us ^ kind << 56);
+        hash = fold(hash, who);
+        for chunk in frame.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            hash = fold(hash, u64::from_le_bytes(word));
+        }
+        self.hash = hash;
+        if self.shape.options.trace && self.trace.len() < TRACE_LINES {
+            match kind {
+                1 => {
+                    let line = format!("node {} sends {}", who >> 8, describe(frame));
+                    self.say(format_args!("{line}"));
+                }
+                3 => {
+                    let line = format!("hosts {who} get {}", describe(frame));
+                    self.say(format_args!("{line}"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn say(&mut self, line: std::fmt::Arguments<'_>) {
+        if self.shape.options.trace && self.trace.len() < TRACE_LINES {
+            let (s, us) = (self.now_us / 1_000_000, self.now_us % 1_000_000);
+            self.trace.push(format!("{s:4}.{us:06} {line}"));
+        }
+    }
+
+    /// Puts into the trace what every worker has counted and knows at the end.
+    fn examine(&mut self) {
+        use telemetry::counters::Counter as _;
+        if !self.shape.options.trace {
+            return;
+        }
+        for node in 0..self.processes.len() {
+            let Some(process) = &self.processes[node] else {
+                continue;
+            };
+            let mut lines = vec![format!("node {node}: {:?}", process.replicator().status(0))];
+            for (worker, core) in process.workers.iter().enumerate() {
+                let counters = core.worker.counters();
+                let counted = engine::Counter::ALL
+                    .iter()
+                    .map(|counter| (counter.name(), counters.value(*counter)))
+                    .filter(|(_, value)| *value > 0);
+                let counted: Vec<String> = counted
+                    .map(|(name, value)| format!("{name} {value}"))
+                    .collect();
+                lines.push(format!(
+                    "node {node} worker {worker}: {}",
+                    counted.join(", ")
+                ));
+                let table = core.worker.table();
+                for id in (0..table.capacity()).filter_map(|place| table.at(place)) {
+                    let entry = table.entry(id);
+                    lines.push(format!(
+                        "node {node} worker {worker} has {} {:?} {:?}",
+                        entry.record.key, entry.record, entry.local
+                    ));
+                }
+            }
+            for line in lines {
+                self.say(format_args!("{line}"));
+            }
+        }
+    }
+
+    fn count_processes(&mut self) {
+        for node in 0..self.processes.len() {
+            if let Some(process) = self.processes[node].take() {
+                self.count(&process);
+            }
+        }
+    }
+
+    fn count(&mut self, process: &Process) {
+        use engine::Counter;
+        let counters = process.replicator().counters();
+        self.stats.frames_refused += counters.frames_invalid;
+        self.stats.snapshots += counters.snapshots_done;
+        for core in &process.workers {
+            let of = |counter| core.worker.counters().value(counter);
+            self.stats.held += of(Counter::Held);
+            self.stats.hold_deadlines +=
+                of(Counter::DropHoldDeadline) + of(Counter::HoldReleasedAtDeadline);
+            self.stats.changes_deferred += of(Counter::ChangesDeferred);
+            self.stats.takeovers += core
+                .shared
+                .told
+                .takeover_slots
+                .load(std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+/// The worker to which a card would deliver a frame.
+fn worker_for(frame: &[u8], workers: usize) -> usize {
+    let Ok(p) = wire::parse(frame) else { return 0 };
+    match p.net {
+        Layer::V4 | Layer::V6 => {}
+        _ => return 0,
+    }
+    let (sport, dport) = match p.proto {
+        ip::TCP | ip::UDP => (p.sport, p.dport),
+        _ => (p.icmp.id, p.icmp.id),
+    };
+    let (key, _) = FlowKey::new(p.src, p.dst, sport, dport, p.proto);
+    worker_of(slot_of(&key), workers)
+}
+
+fn describe(frame: &[u8]) -> String {
+    match wire::parse(frame) {
+        Ok(p) if p.proto == ip::TCP => format!(
+            "tcp {}:{} > {}:{} flags {:02x} seq {} ack {} len {}",
+            wire::addr_to_ip(&p.src),
+            p.sport,
+            wire::addr_to_ip(&p.dst),
+            p.dport,
+            p.tcp.flags,
+            p.tcp.seq,
+            p.tcp.ack,
+            p.tcp.payload_len
+        ),
+        Ok(p) => format!(
+            "proto {} {}:{} > {}:{} icmp {}",
+            p.proto,
+            wire::addr_to_ip(&p.src),
+            p.sport,
+            wire::addr_to_ip(&p.dst),
+            p.dport,
+            p.icmp.kind
+        ),
+        Err(error) => format!("{error:?}"),
+    }
+}

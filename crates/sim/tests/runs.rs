@@ -1,0 +1,56 @@
+//! Fixed seeds of every profile, and the same run twice.
+
+use sim::{Fixed, Options, Profile, Stats, run};
+
+/// Runs some seeds of a profile; none may break an invariant.
+#[track_caller]
+fn seeds(profile: Profile, seeds: std::ops::Range<u64>) -> Stats {
+    let fixed = Fixed {
+        profile: Some(profile),
+        nodes: None,
+        time_s: Some(5),
+    };
+    let mut total = Stats::default();
+    for seed in seeds {
+        let options = Options::of_seed(seed, fixed);
+        let report = run(&options);
+        if let Some(failure) = report.failure {
+            panic!("seed {seed} of {profile}: {failure}");
+        }
+        total.add(&report.stats);
+    }
+    assert!(
+        total.established > 0 && total.openings_checked > 0,
+        "{total:?}"
+    );
+    total
+}
+
+#[test]
+fn equal_options_give_equal_runs_event_by_event() {
+    for profile in [Profile::Mixed, Profile::Beyond] {
+        let fixed = Fixed {
+            profile: Some(profile),
+            nodes: Some(4),
+            time_s: Some(4),
+        };
+        let options = Options::of_seed(11, fixed);
+        let (first, second) = (run(&options), run(&options));
+        assert!(first.stats.packets_delivered > 0, "{:?}", first.stats);
+        assert_eq!(first, second);
+        let other = run(&Options::of_seed(12, fixed));
+        assert_ne!(first.hash, other.hash, "the hash tells runs apart");
+    }
+}
+
+#[test]
+fn without_failures_every_connection_works() {
+    let total = seeds(Profile::Quiet, 0..6);
+    assert_eq!((total.losses_allowed, total.deaths_seen), (0, 0));
+}
+
+#[test]
+fn crashes_within_the_rules_lose_nothing() {
+    let total = seeds(Profile::Crashes, 2..9);
+    assert!(total.crashes > 3 && total.recoveries > 3, "{total:?}");
+}
