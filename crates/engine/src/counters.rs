@@ -18,6 +18,8 @@ telemetry::counters! {
         Forwarded = "forwarded",
         /// Flows opened here.
         FlowOpened = "flow_opened",
+        /// Of these, the ones that were expected as related to another.
+        FlowExpected = "flow_expected",
         /// Flows deleted because they were idle for too long.
         FlowExpired = "flow_expired",
         /// Flows that ended because a new connection uses their ports.
@@ -46,6 +48,8 @@ telemetry::counters! {
         DropNoRoute = "drop_no_route",
         /// Packets whose source is not routed to the zone from which they came.
         DropReversePath = "drop_reverse_path",
+        /// Packets of blocked networks, and packets that would open a flow to one.
+        DropBlocked = "drop_blocked",
         /// Packets that the rules deny.
         DropDenied = "drop_denied",
         /// Packets that the rules reject.

@@ -34,9 +34,10 @@ impl<P: Port> Worker<P> {
             return;
         }
         let old_rules = entry.record.verdict.generation != self.policy.value().generation;
-        if (old_rules || entry.local.common_epoch != self.common_epoch) && !self.judge_again(id) {
-            self.counters.count(Counter::DropDenied);
-            return;
+        if (old_rules || entry.local.common_epoch != self.common_epoch)
+            && let Err(reason) = self.judge_again(id)
+        {
+            return self.counters.count(reason);
         }
         let now_s = self.now.s();
         let shared = self.is_shared(id);
@@ -308,30 +309,36 @@ impl<P: Port> Worker<P> {
     }
 
     /// The rules or the common state have changed since the flow was judged: judges it again, and
-    /// ends it if it is no longer allowed.
+    /// ends it if it is no longer allowed, or has a blocked end.
     #[cold]
-    fn judge_again(&mut self, id: FlowId) -> bool {
+    fn judge_again(&mut self, id: FlowId) -> Result<(), Counter> {
         let policy = self.policy.value().clone();
         let entry = self.table.entry_mut(id);
         entry.local.common_epoch = self.common_epoch;
-        let same_rules = entry.record.verdict.generation == policy.generation;
-        if same_rules && !policy.classifier.asks_identity() {
-            return true;
+        let record = entry.record;
+        if self.is_blocked(&record.key) {
+            self.counters.count(Counter::FlowRevoked);
+            self.end_flow(id);
+            return Err(Counter::DropBlocked);
         }
-        let mut query = opening_query(&entry.record);
+        let same_rules = record.verdict.generation == policy.generation;
+        if same_rules && !policy.classifier.asks_identity() {
+            return Ok(());
+        }
+        let mut query = opening_query(&record);
         query.identity = self.identity(&query.src);
         let decision = policy.classifier.classify(&query);
         if decision.action != Action::Allow {
             self.counters.count(Counter::FlowRevoked);
             self.end_flow(id);
-            return false;
+            return Err(Counter::DropDenied);
         }
         let record = &mut self.table.entry_mut(id).record;
         record.verdict = state::Verdict {
             generation: policy.generation,
             rule: decision.rule_id,
         };
-        true
+        Ok(())
     }
 
     /// Deletes a flow: it becomes a tombstone, which its copies learn of.

@@ -29,6 +29,9 @@ impl<P: Port> Worker<P> {
         if let Err(reason) = self.may_open(&p) {
             return self.counters.count(reason);
         }
+        if self.opens_blocked(&p.src, &p.dst) {
+            return self.counters.count(Counter::DropBlocked);
+        }
         let Some(towards) = self.routes.lookup(&p.dst) else {
             self.counters.count(Counter::DropNoRoute);
             return self.answer_error(&packet, IcmpError::Unreachable(Unreachable::NoRoute));
@@ -53,7 +56,11 @@ impl<P: Port> Worker<P> {
             icmp_code: p.icmp.code,
             identity: self.identity(&p.src),
         };
-        let decision = self.policy.value().classifier.classify(&query);
+        let expected = self.expect(&p, (zone_from, zone_to));
+        let decision = match &expected {
+            Some(expected) => expected.decision,
+            None => self.policy.value().classifier.classify(&query),
+        };
         if decision.log && self.links.log.push(LogEntry { query, decision }).is_err() {
             self.counters.count(Counter::LogLost);
         }
@@ -82,6 +89,9 @@ impl<P: Port> Worker<P> {
             return self.counters.count(Counter::DropTableFull);
         };
         self.counters.count(Counter::FlowOpened);
+        if let Some(expected) = &expected {
+            self.opened_as_expected(id, expected);
+        }
         match decision.sync {
             // Packets of the other direction may come to other nodes, which ask the slot's owner.
             SyncMode::None | SyncMode::Delayed if self.is_shared(id) => self.emit(id),

@@ -14,7 +14,7 @@ use state::{FlowKey, FlowRecord, NodeSet, SLOTS, SlotSet};
 use wire::{Addr, Mac};
 
 use crate::ask::Asks;
-use crate::common::Common;
+use crate::common::{Common, Used};
 use crate::config::Config;
 use crate::counters::{Counter, Counters};
 use crate::digest::Digests;
@@ -142,6 +142,8 @@ pub struct Worker<P: Port> {
     /// Never 0, which is that of flows that were not judged here. Of 16 bits: the sweep forgets old
     /// ones long before it comes around.
     pub(crate) common_epoch: u16,
+    /// Expectations that were used up here and are not deleted yet.
+    pub(crate) expectations_used: Used,
     /// The gateway's addresses on all interfaces.
     pub(crate) own_addresses: HashSet<Addr>,
     /// What of the view is asked per packet.
@@ -338,6 +340,7 @@ impl<P: Port> Worker<P> {
             policy,
             common,
             common_epoch: 1,
+            expectations_used: Used::new(),
             now,
         };
         worker.take_up_view();
@@ -356,9 +359,7 @@ impl<P: Port> Worker<P> {
             self.distrust_own_flows();
         }
         self.policy.refresh();
-        if self.common.refresh() {
-            self.common_epoch = self.common_epoch.wrapping_add(1).max(1);
-        }
+        self.take_up_common();
         let mut work = self.take_messages();
         work += self.release();
         work += self.take_instructions();

@@ -277,15 +277,17 @@ fn common_store(
 fn publisher(policies: &Arc<Policies>, node: &Arc<NodeShared>) -> Publish {
     let (policies, node) = (policies.clone(), node.clone());
     Box::new(move |map: &CommonMap, kinds: CommonKinds| {
+        const OF_WORKERS: [CommonKind; 3] =
+            [CommonKind::Block, CommonKind::User, CommonKind::Expectation];
+        if OF_WORKERS.iter().any(|kind| kinds.contains(*kind)) {
+            let next = node.common.load().rebuild(map, kinds);
+            node.common.publish(Arc::new(next));
+        }
         if kinds.contains(CommonKind::Policy)
             && let Some(entry) = map.of_kind(CommonKind::Policy, 0).next()
             && let Some((text, by)) = policy_of(&entry)
         {
             policies.offer(text.clone(), by);
-        }
-        if kinds.contains(CommonKind::User) {
-            let next = node.common.load().rebuild(map, kinds);
-            node.common.publish(Arc::new(next));
         }
     })
 }

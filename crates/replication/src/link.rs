@@ -1,6 +1,6 @@
 //! What workers and the sync core tell each other. The rings that carry it are the daemon's.
 
-use state::{FlowKey, FlowRecord, NodeId, NodeSet, Slot, SlotSet};
+use state::{ExpectationKey, FlowKey, FlowRecord, NodeId, NodeSet, Slot, SlotSet, Stamp};
 
 /// Names a scan of a worker's shard. Each job goes to all workers; each answers for itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -98,6 +98,13 @@ pub enum ToSync {
         /// The vector of the request, with one digest for each slot of this worker that the node
         /// owns.
         digests: Vec<SlotDigest>,
+    },
+    /// An expectation for one connection was used: it is to be deleted on all nodes.
+    ExpectationUsed {
+        /// Its key.
+        key: ExpectationKey,
+        /// The write that was used. A later one stays.
+        stamp: Stamp,
     },
     /// The answer to [`ToWorker::Compare`].
     Compared {

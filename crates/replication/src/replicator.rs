@@ -116,6 +116,9 @@ impl Replicator {
                     self.receiver.keep_digests(compared.slots);
                 }
             }
+            ToSync::ExpectationUsed { key, stamp } => {
+                self.common.used(CommonKey::Expectation(key), stamp);
+            }
             ToSync::Ask { token, key } => self.questions.ask(worker, token, key, shared),
             ToSync::Found { token, record } => self.questions.found(token, record, shared),
             ToSync::JobDone { job, lsn } => self.sender.job_done(worker, job, lsn),

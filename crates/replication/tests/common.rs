@@ -8,10 +8,10 @@ use std::sync::Arc;
 use membership::{MemberState, View};
 use net::{Net, node, view};
 use proptest::prelude::*;
-use replication::{COMMON, Connection, Options, Violation};
+use replication::{COMMON, Connection, Options, ToSync, Violation};
 use state::{
-    Block, BlockReason, COMMON_MAX, CommonKey, CommonKind, CommonValue, Lease, Net as Network,
-    PolicyText, Stamp, User, v4_mapped,
+    Block, BlockReason, COMMON_MAX, CommonKey, CommonKind, CommonValue, Expectation,
+    ExpectationKey, Lease, Net as Network, PolicyText, Stamp, SyncMode, User, v4_mapped,
 };
 
 const SECOND_US: u64 = 1_000_000;
@@ -540,4 +540,50 @@ fn a_node_without_a_view_keeps_tombstones_of_those_that_connected() {
         Event::Pass(998_980),
     ];
     run(0, 0, events);
+}
+
+#[test]
+fn an_expectation_that_was_used_goes_everywhere_unless_it_was_written_anew() {
+    let mut net = cluster(3, 25);
+    let expected = ExpectationKey {
+        proto: 6,
+        src: None,
+        dst: v4_mapped([192, 0, 2, 9]),
+        dport: 50_000,
+    };
+    let key = CommonKey::Expectation(expected);
+    let value = CommonValue::Expectation(Expectation {
+        parent: net::key(1),
+        zone_from: 0,
+        zone_to: 1,
+        rule: 7,
+        sync: SyncMode::Ack,
+        mark: 0,
+        once: true,
+    });
+    let used = |net: &mut Net, id: u8, stamp| {
+        let message = ToSync::ExpectationUsed {
+            key: expected,
+            stamp,
+        };
+        let now_us = net.now_us;
+        net.nodes[usize::from(id)]
+            .replicator
+            .on_worker(0, message, now_us);
+        net.drain(id);
+        net.settle();
+    };
+    let first = net.put_common(0, key, value.clone(), Some(60_000));
+    net.settle();
+    used(&mut net, 1, first);
+    assert_agree(&net);
+    assert!(net.nodes[2].replicator.common().get(&key).is_none());
+    let second = net.put_common(0, key, value.clone(), Some(60_000));
+    net.settle();
+    used(&mut net, 2, first);
+    assert_agree(&net);
+    assert_eq!(net.nodes[1].replicator.common().get(&key), Some(&value));
+    used(&mut net, 2, second);
+    assert_eq!(net.common(0), []);
+    assert_agree(&net);
 }

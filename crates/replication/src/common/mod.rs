@@ -134,6 +134,19 @@ impl Common {
         Some(stamp)
     }
 
+    /// The entry was used up by what it was for: it is deleted, unless it was written anew since.
+    pub(crate) fn used(&mut self, key: CommonKey, of: Stamp) {
+        if self.map.stamp(&key) != Some(of) {
+            return;
+        }
+        // Later than what was used, which is all that matters.
+        self.clock.observe(of);
+        let stamp = self.clock.now(0);
+        if self.map.delete(&key, stamp) {
+            self.written(key, stamp);
+        }
+    }
+
     /// Members that live and have not acknowledged all that was written here up to `stamp`.
     pub(crate) fn lacking(&self, stamp: Stamp) -> Vec<NodeId> {
         let write = self.writes.iter().find(|(_, of)| *of >= stamp);

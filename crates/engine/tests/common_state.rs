@@ -1,0 +1,237 @@
+//! Blocked networks and expected connections, as workers see them.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::*;
+use policy::SyncPolicy;
+use replication::ToSync;
+use state::{
+    Block, BlockReason, CommonKey, CommonKind, CommonMap, CommonValue, Expectation, ExpectationKey,
+    FlowKey, HybridClock, Net, PROTO_TCP, Stamp, SyncMode, v4_mapped,
+};
+use wire::build;
+use wire::tcp::{ACK, SYN};
+
+const C: &str = "10.1.0.10:40000";
+const S: &str = "10.2.0.10:80";
+const CLIENT_AT: [u8; 4] = [10, 1, 0, 10];
+const SERVER_AT: [u8; 4] = [10, 2, 0, 10];
+
+/// By interface.
+const ZONES: [u8; 2] = [0, 1];
+
+/// The map that the sync core has, and how workers come to see it.
+struct Map {
+    map: CommonMap,
+    clock: HybridClock,
+}
+
+impl Map {
+    fn new() -> Self {
+        Self {
+            map: CommonMap::new(),
+            clock: HybridClock::new(node(ME)),
+        }
+    }
+
+    fn put(&mut self, rig: &Rig, key: CommonKey, value: CommonValue) -> Stamp {
+        let stamp = self.clock.now(1);
+        self.map.put(key, value, None, stamp, 0).unwrap();
+        self.publish(rig, key.kind());
+        stamp
+    }
+
+    fn delete(&mut self, rig: &Rig, key: &CommonKey) {
+        assert!(self.map.delete(key, self.clock.now(1)));
+        self.publish(rig, key.kind());
+    }
+
+    fn publish(&self, rig: &Rig, kind: CommonKind) {
+        let kinds = [kind].into_iter().collect();
+        let next = rig.node.common.load().rebuild(&self.map, kinds);
+        rig.node.common.publish(Arc::new(next));
+    }
+
+    fn block(&mut self, rig: &Rig, net: Net) -> CommonKey {
+        let key = CommonKey::Block(net);
+        let block = Block {
+            reason: BlockReason::Operator,
+            note: String::new(),
+        };
+        self.put(rig, key, CommonValue::Block(block));
+        key
+    }
+}
+
+fn rig() -> Rig {
+    Rig::new(Setup {
+        cluster: false,
+        rules: vec![allow("web", &["tcp/80"], SyncPolicy::Async)],
+        ..Setup::default()
+    })
+}
+
+fn syn() -> Vec<u8> {
+    build::tcp(at(C), at(S), SYN, 100, 0, &[])
+}
+
+fn answer() -> Vec<u8> {
+    build::tcp(at(S), at(C), SYN | ACK, 500, 101, &[])
+}
+
+fn acknowledged() -> Vec<u8> {
+    build::tcp(at(C), at(S), ACK, 101, 501, &[])
+}
+
+#[test]
+fn nothing_of_a_blocked_network_passes() {
+    for net in [
+        Net::host(v4_mapped(CLIENT_AT)),
+        Net::new(v4_mapped(CLIENT_AT), 96 + 24),
+        // As a destination: no new flow to it either.
+        Net::host(v4_mapped(SERVER_AT)),
+        Net::new(v4_mapped(SERVER_AT), 96 + 8),
+    ] {
+        let (mut rig, mut map) = (rig(), Map::new());
+        let key = map.block(&rig, net);
+        assert_eq!(rig.through(INSIDE, syn()).len(), 0, "{net}");
+        rig.moved(&[("rx_packets", 1), ("drop_blocked", 1)]);
+        map.delete(&rig, &key);
+        assert_eq!(rig.through(INSIDE, syn()).len(), 1, "{net}");
+    }
+}
+
+#[test]
+fn another_network_is_not_blocked() {
+    let (mut rig, mut map) = (rig(), Map::new());
+    map.block(&rig, Net::host(v4_mapped([10, 1, 0, 11])));
+    map.block(&rig, Net::new(v4_mapped([10, 3, 0, 0]), 96 + 16));
+    assert_eq!(rig.through(INSIDE, syn()).len(), 1);
+}
+
+#[test]
+fn a_flow_ends_with_the_first_packet_after_its_end_is_blocked() {
+    for blocked in [CLIENT_AT, SERVER_AT] {
+        let (mut rig, mut map) = (rig(), Map::new());
+        assert_eq!(rig.through(INSIDE, syn()).len(), 1);
+        assert_eq!(rig.through(OUTSIDE, answer()).len(), 1);
+        rig.forget_counts();
+        map.block(&rig, Net::host(v4_mapped(blocked)));
+        assert_eq!(rig.through(INSIDE, acknowledged()).len(), 0);
+        rig.moved(&[("rx_packets", 1), ("drop_blocked", 1), ("flow_revoked", 1)]);
+        assert_eq!(
+            rig.through(OUTSIDE, answer()).len(),
+            0,
+            "it does not come back"
+        );
+    }
+}
+
+/// A data connection back from the server, which no rule allows.
+fn data(source_port: u16) -> Vec<u8> {
+    let from = format!("10.2.0.10:{source_port}");
+    build::tcp(at(&from), at("10.1.0.10:50000"), SYN, 900, 0, &[])
+}
+
+fn expectation(once: bool) -> (ExpectationKey, Expectation) {
+    let (parent, _) = FlowKey::new(
+        v4_mapped(CLIENT_AT),
+        v4_mapped(SERVER_AT),
+        40_000,
+        80,
+        PROTO_TCP,
+    );
+    let key = ExpectationKey {
+        proto: PROTO_TCP,
+        src: Some(v4_mapped(SERVER_AT)),
+        dst: v4_mapped(CLIENT_AT),
+        dport: 50_000,
+    };
+    let expectation = Expectation {
+        parent,
+        zone_from: ZONES[OUTSIDE],
+        zone_to: ZONES[INSIDE],
+        rule: 77,
+        sync: SyncMode::Async,
+        mark: 5,
+        once,
+    };
+    (key, expectation)
+}
+
+#[test]
+fn an_expected_connection_passes_as_its_parent_does() {
+    for any_source in [false, true] {
+        let (mut rig, mut map) = (rig(), Map::new());
+        assert_eq!(rig.through(OUTSIDE, data(20)).len(), 0);
+        rig.moved(&[("rx_packets", 1), ("drop_denied", 1)]);
+        let (mut key, expected) = expectation(false);
+        if any_source {
+            key.src = None;
+        }
+        let key = CommonKey::Expectation(key);
+        map.put(&rig, key, CommonValue::Expectation(expected));
+        assert_eq!(rig.through(OUTSIDE, data(20)).len(), 1);
+        rig.moved(&[
+            ("rx_packets", 1),
+            ("tx_packets", 1),
+            ("forwarded", 1),
+            ("flow_opened", 1),
+            ("flow_expected", 1),
+        ]);
+        let table = rig.worker.table();
+        let id = (0..table.capacity()).find_map(|place| table.at(place));
+        let entry = table.entry(id.unwrap());
+        assert_eq!(
+            (entry.record.verdict.rule, entry.record.mark.value),
+            (77, 5)
+        );
+        assert_eq!(entry.record.class.sync, SyncMode::Async);
+        // It is for as many as come, until it is deleted; open flows stay.
+        assert_eq!(rig.through(OUTSIDE, data(21)).len(), 1);
+        map.delete(&rig, &key);
+        assert_eq!(rig.through(OUTSIDE, data(22)).len(), 0);
+        assert_eq!(rig.through(OUTSIDE, data(20)).len(), 1);
+    }
+}
+
+#[test]
+fn an_expectation_from_another_zone_is_for_nobody() {
+    let (mut rig, mut map) = (rig(), Map::new());
+    let (key, mut expected) = expectation(false);
+    expected.zone_from = ZONES[INSIDE];
+    let key = CommonKey::Expectation(key);
+    map.put(&rig, key, CommonValue::Expectation(expected));
+    assert_eq!(rig.through(OUTSIDE, data(20)).len(), 0);
+    rig.moved(&[("rx_packets", 1), ("drop_denied", 1)]);
+}
+
+#[test]
+fn an_expectation_for_one_connection_is_used_up_and_may_come_anew() {
+    let mut rig = Rig::new(Setup {
+        rules: vec![allow("web", &["tcp/80"], SyncPolicy::Async)],
+        ..Setup::default()
+    });
+    let mut map = Map::new();
+    let (expected_key, expected) = expectation(true);
+    let key = CommonKey::Expectation(expected_key);
+    let stamp = map.put(&rig, key, CommonValue::Expectation(expected));
+    assert_eq!(rig.through(OUTSIDE, data(20)).len(), 1);
+    // Before the deletion comes back, and whatever else is published meanwhile.
+    map.publish(&rig, CommonKind::Expectation);
+    assert_eq!(rig.through(OUTSIDE, data(21)).len(), 0);
+    let told = rig.acknowledge();
+    let used = ToSync::ExpectationUsed {
+        key: expected_key,
+        stamp,
+    };
+    assert_eq!(told.iter().filter(|message| **message == used).count(), 1);
+    map.put(&rig, key, CommonValue::Expectation(expected));
+    assert_eq!(
+        rig.through(OUTSIDE, data(22)).len(),
+        1,
+        "another one was announced"
+    );
+}
