@@ -68,6 +68,14 @@ fn a_drain_under_load_loses_no_packet_and_neither_does_the_return() {
         "it carries no probe"
     );
     let steps = cluster.drain(node, &[], LIMIT).expect("it drains and ends");
+    probe.wait_for(2_000);
+    let (sent, received) = probe.finish();
+    assert_eq!(
+        sent.lost(&received),
+        0,
+        "{sent:?} {received:?}\n{}",
+        drops(&cluster)
+    );
     let last = steps.last().expect("it told something");
     assert_eq!(
         (last.phase, &last.cut),
@@ -77,14 +85,6 @@ fn a_drain_under_load_loses_no_packet_and_neither_does_the_return() {
     assert!(
         last.slots > 0 && last.slots_handed_over == last.slots,
         "{last:?}"
-    );
-    probe.wait_for(2_000);
-    let (sent, received) = probe.finish();
-    assert_eq!(
-        sent.lost(&received),
-        0,
-        "{sent:?} {received:?}\n{}",
-        drops(&cluster)
     );
     wait_whole(&mut cluster);
     load.wait_for_messages(5);
