@@ -33,20 +33,28 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 ///
 /// Without root, or when it does not come up.
 pub fn topology(id: &str) -> Topology {
+    up(Plan::new(id, 3).expect("valid"))
+}
+
+fn up(plan: Plan) -> Topology {
     assert!(
         nix::unistd::geteuid().is_root(),
         "this test makes network namespaces: run it as root"
     );
-    Topology::up(Plan::new(id, 3).expect("valid")).expect("the topology comes up")
+    Topology::up(plan).expect("the topology comes up")
 }
 
-/// A cluster of three that is active and redundant.
+/// A cluster as the settings have it, active and redundant.
 ///
 /// # Panics
 ///
 /// When it does not become that.
 pub fn cluster(id: &str, settings: &Settings) -> Cluster {
-    let topology = topology(id);
+    let plan = Plan {
+        distribution: settings.distribution,
+        ..Plan::new(id, settings.nodes).expect("valid")
+    };
+    let topology = up(plan);
     let logs = topology.folder("logs").expect("a folder");
     let binaries = Binaries::locate().expect("beside the test");
     let mut cluster =
