@@ -48,10 +48,15 @@ impl<P: Port> Worker<P> {
         let entry = self.table.entry(id);
         let local = entry.local;
         if !entry.is_alive() {
-            if now_s >= local.seen_s.saturating_add(self.config.timeouts.tombstone) {
-                self.forget(id);
+            if now_s < local.seen_s.saturating_add(self.config.timeouts.tombstone) {
+                return;
             }
-            return;
+            let slot = slot_of(&entry.record.key);
+            if local.digest != 0 && self.ownership.owned.contains(slot) {
+                // Its end found the ring full and is not told yet: it goes once it is.
+                return self.emit(id);
+            }
+            return self.forget(id);
         }
         let slot = slot_of(&entry.record.key);
         let sync = entry.record.class.sync;

@@ -555,6 +555,29 @@ fn a_full_ring_loses_nothing() {
     );
 }
 
+/// However long the ring stays full, a deletion is told before its tombstone goes.
+#[test]
+fn a_deletion_that_found_the_ring_full_is_told_before_its_tombstone_goes() {
+    let mut rig = Rig::new(Setup {
+        changes: 1,
+        ..Setup::default()
+    });
+    rig.through(INSIDE, build::udp(at(C), at("10.2.0.10:9000"), b"x"));
+    // It idles out, and its tombstone's time passes too, while nobody takes from the ring.
+    for _ in 0..2 {
+        rig.advance(40_000_000);
+        rig.run_ms(100);
+    }
+    let mut told = vec![];
+    for _ in 0..100 {
+        told.extend(rig.acknowledge());
+        rig.advance(1_000);
+    }
+    let lives: Vec<_> = changes(&told).iter().map(|(_, r)| r.life).collect();
+    assert_eq!(lives, [Life::Alive, Life::Dead]);
+    assert_eq!(rig.worker.table().len(), 0, "then the tombstone goes");
+}
+
 #[test]
 fn a_full_table_refuses_copies_and_says_how_many() {
     let mut rig = Rig::new(Setup {
