@@ -325,6 +325,7 @@ fn config(flows: u32, replicate: bool) -> Config {
         },
         resync_rate: 1_000_000,
         icmp_rate: 1_000,
+        detect: None,
         hops: 16,
     }
 }

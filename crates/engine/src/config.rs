@@ -7,6 +7,8 @@ use membership::Distribution;
 use state::{NodeId, TcpPhase};
 use wire::Mac;
 
+use crate::detect::Detect;
+
 /// An interface of the gateway: a port, or one VLAN of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
@@ -144,6 +146,8 @@ pub struct Config {
     pub resync_rate: u32,
     /// ICMP errors and TCP resets per second that this worker originates.
     pub icmp_rate: u32,
+    /// The detector of scans and floods; `None` leaves it off.
+    pub detect: Option<Detect>,
     /// Next hops that this worker can know.
     pub hops: usize,
 }

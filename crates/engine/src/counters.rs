@@ -48,6 +48,8 @@ telemetry::counters! {
         DropNoRoute = "drop_no_route",
         /// Packets whose source is not routed to the zone from which they came.
         DropReversePath = "drop_reverse_path",
+        /// Sources found to scan or to flood, once a window.
+        Detected = "detected",
         /// Packets of blocked networks, and packets that would open a flow to one.
         DropBlocked = "drop_blocked",
         /// Packets that the rules deny.

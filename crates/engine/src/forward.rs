@@ -89,7 +89,14 @@ impl<P: Port> Worker<P> {
         entry.local.packets[dir.index()] += 1;
         entry.local.bytes[dir.index()] += u64::from(p.end - p.l3);
         let changed = entry.record.progress != before;
+        let answers = changed && p.proto == PROTO_TCP && dir != class.origin;
+        let syn_seen = Progress::syn(dir);
+        let accepted =
+            answers && entry.record.progress.contains(syn_seen) && !before.contains(syn_seen);
         let pending = entry.local.replicate_at_s != 0;
+        if accepted {
+            self.detect_answer(&p.dst, &p.src, p.sport);
+        }
         if (changed || begins) && !pending && self.is_told(id) {
             self.emit(id);
         }

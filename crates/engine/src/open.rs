@@ -32,6 +32,9 @@ impl<P: Port> Worker<P> {
         if self.opens_blocked(&p.src, &p.dst) {
             return self.counters.count(Counter::DropBlocked);
         }
+        if p.proto == PROTO_TCP && p.tcp.flags & (SYN | ACK | RST) == SYN {
+            self.detect_attempt(&p.src, &p.dst, p.dport);
+        }
         let Some(towards) = self.routes.lookup(&p.dst) else {
             self.counters.count(Counter::DropNoRoute);
             return self.answer_error(&packet, IcmpError::Unreachable(Unreachable::NoRoute));

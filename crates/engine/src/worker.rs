@@ -17,6 +17,7 @@ use crate::ask::Asks;
 use crate::common::{Common, Used};
 use crate::config::Config;
 use crate::counters::{Counter, Counters};
+use crate::detect::Detector;
 use crate::digest::Digests;
 use crate::flush::Flush;
 use crate::hold::{HoldQueue, Out};
@@ -162,6 +163,8 @@ pub struct Worker<P: Port> {
     /// Packets of the node's own that are being written.
     pub(crate) scratch: Box<[u8; wire::reply::FRAME_LEN_MAX]>,
     pub(crate) icmp_tokens: Tokens,
+    /// The detector of scans and floods, when it is on.
+    pub(crate) detector: Option<Detector>,
     pub(crate) housekeeping_us: u64,
     pub(crate) age_cursor: usize,
     pub(crate) owned_counted: u64,
@@ -312,6 +315,10 @@ impl<P: Port> Worker<P> {
             unanswered: VecDeque::with_capacity(MESSAGES_PER_TURN),
             awaited: Awaited::new(),
             icmp_tokens: Tokens::new(config.icmp_rate),
+            detector: config
+                .detect
+                .as_ref()
+                .map(|d| Detector::new(d, config.seed)),
             scratch: Box::new([0; wire::reply::FRAME_LEN_MAX]),
             ownership: Ownership {
                 owned: SlotSet::empty(),
@@ -344,6 +351,7 @@ impl<P: Port> Worker<P> {
             now,
         };
         worker.take_up_view();
+        worker.share_detection();
         worker
     }
 
@@ -354,6 +362,7 @@ impl<P: Port> Worker<P> {
         self.now = now;
         if self.view.refresh() {
             self.take_up_view();
+            self.share_detection();
         }
         if lapsed {
             self.distrust_own_flows();

@@ -6,20 +6,24 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
-use replication::{Replicator, Times};
+use replication::{Replicator, Times, ToSync};
 use state::{
-    CommonEntry, CommonError, CommonKey, CommonKind, CommonKinds, CommonMap, CommonValue, NodeId,
-    Stamp,
+    Block, BlockReason, COMMON_MAX, CommonEntry, CommonError, CommonKey, CommonKind, CommonKinds,
+    CommonMap, CommonValue, Net, NodeId, Stamp,
 };
 
 use crate::clock::unix_ms;
 use crate::common_store::{CommonStore, Publish, Reached, StoreError};
 use crate::state::Board;
+use crate::workers::Ends;
 
 /// Commands that may wait for the sync core, and answers that may wait for peers.
 const COMMANDS_MAX: usize = 256;
 /// How long living peers may take to have a change, before whoever asked hears which of them lack it.
 const PATIENCE_US: u64 = 3_000_000;
+/// With so many blocks detectors add no more: forged sources must leave room for logins, leases and
+/// the policy.
+const BLOCKS_FOUND_MAX: usize = COMMON_MAX / 2;
 /// What the sync core itself may take beyond that.
 const ANSWER_PATIENCE: Duration = Duration::from_micros(PATIENCE_US + 2_000_000);
 
@@ -81,6 +85,23 @@ impl CommonCommands {
         self.0.push(asked).ok().map(|()| answer)
     }
 
+    /// Asks for a source to be blocked that scans or floods.
+    pub(crate) fn block(&self, source: [u8; 16], reason: BlockReason, life_ms: u64) {
+        let (key, value) = blocked(source, reason);
+        let told = self.tell(CommonCommand::Put {
+            key,
+            value,
+            life_ms: Some(life_ms),
+        });
+        let address = std::net::Ipv6Addr::from(source).to_canonical();
+        if told {
+            tracing::warn!("{address} is blocked: {reason}");
+        } else {
+            // The next window tells again.
+            tracing::error!("{address} is not blocked: too many requests");
+        }
+    }
+
     /// Likewise, for whom no answer is of use; returns whether there was room.
     fn tell(&self, command: CommonCommand) -> bool {
         let asked = Asked {
@@ -88,6 +109,45 @@ impl CommonCommands {
             reply: None,
         };
         self.0.push(asked).is_ok()
+    }
+}
+
+/// How long a source is blocked that scans or floods, in milliseconds.
+pub(crate) fn block_for_ms(config: &config::Config) -> u64 {
+    let detect = config.detect.as_ref();
+    detect.map_or(0, |detect| detect.block_for.as_millis() as u64)
+}
+
+/// The entry that blocks a source which a detector has found.
+fn blocked(source: [u8; 16], reason: BlockReason) -> (CommonKey, CommonValue) {
+    let block = Block {
+        reason,
+        note: String::new(),
+    };
+    (
+        CommonKey::Block(Net::host(source)),
+        CommonValue::Block(block),
+    )
+}
+
+/// Does for a node without a cluster what the sync core does: takes what workers have to say of
+/// common state to its store.
+pub(crate) fn heed_workers(ends: &mut [Ends], store: &dyn CommonStore, block_for_ms: u64) {
+    for end in ends {
+        while let Ok(message) = end.from_worker.pop() {
+            let ToSync::Detected { source, reason } = message else {
+                continue;
+            };
+            let (key, value) = blocked(source, reason);
+            let address = std::net::Ipv6Addr::from(source).to_canonical();
+            if store.count(CommonKind::Block) >= BLOCKS_FOUND_MAX as u64 {
+                tracing::error!("{address} is not blocked: there are too many blocks");
+            } else if let Err(error) = store.put(key, value, Some(block_for_ms)) {
+                tracing::error!("{address} is not blocked: {error}");
+            } else {
+                tracing::warn!("{address} is blocked: {reason}");
+            }
+        }
     }
 }
 
@@ -238,6 +298,12 @@ impl Desk {
             unix_ms: unix_ms(),
         };
         let written = match asked.command {
+            CommonCommand::Put { key, value, .. }
+                if is_detected(&value) && crowded(replicator.common()) =>
+            {
+                tracing::error!("{key:?} is not blocked: half of the common state are blocks");
+                return;
+            }
             CommonCommand::Put {
                 key,
                 value,
@@ -273,13 +339,28 @@ impl Desk {
     }
 }
 
+/// Whether a detector said so.
+fn is_detected(value: &CommonValue) -> bool {
+    matches!(
+        value,
+        CommonValue::Block(Block {
+            reason: BlockReason::SynScan | BlockReason::SynFlood,
+            ..
+        })
+    )
+}
+
+fn crowded(map: &CommonMap) -> bool {
+    map.len_of(CommonKind::Block) >= BLOCKS_FOUND_MAX
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
 
     use membership::{Member, MemberState, View};
     use replication::{Options, Output};
-    use state::{Block, BlockReason, NODES_MAX, Net, NodeSet, v4_mapped};
+    use state::{NODES_MAX, NodeSet, v4_mapped};
 
     use super::*;
 

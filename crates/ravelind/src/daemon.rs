@@ -18,7 +18,7 @@ use telemetry::counters::{Counts, Registry};
 use crate::clock::{monotonic_us, unix_ms};
 use crate::common_requests::{Common, policy_of};
 use crate::common_store::{CommonStore, LocalStore, Publish};
-use crate::common_sync::ClusterStore;
+use crate::common_sync::{ClusterStore, block_for_ms, heed_workers};
 use crate::control::Answers;
 use crate::drain;
 use crate::error::Error;
@@ -156,6 +156,11 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
     }
     let leave = Arc::new(AtomicBool::new(false));
     let mut result = Ok(());
+    // Without a cluster there is no sync core.
+    let mut alone = match config.cluster {
+        None => std::mem::take(&mut ends),
+        Some(_) => vec![],
+    };
     if let (Some(cluster), Some(identity)) = (&config.cluster, identity) {
         let (ready, started) = mpsc::channel();
         threads.push(sync::start(
@@ -227,6 +232,7 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
             }
             *interfaces.lock() = interface_reports(&config, &ports);
             common.tend();
+            heed_workers(&mut alone, &*common.store, block_for_ms(&config));
             log_decisions(&config, &policies, &mut logs);
             std::thread::sleep(HOUSEKEEPING);
         };

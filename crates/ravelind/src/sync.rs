@@ -17,7 +17,7 @@ use transport::{Endpoint, Event, PeerId, ReplyHandle, SendError};
 
 use crate::clock::monotonic_us;
 use crate::common_store::Publish;
-use crate::common_sync::Desk;
+use crate::common_sync::{Desk, block_for_ms};
 use crate::error::Error;
 use crate::idle::Rest;
 use crate::pin;
@@ -113,6 +113,8 @@ struct SyncCore {
     view: SnapshotReader<View>,
     board: Arc<Board>,
     desk: Desk,
+    /// How long a source is blocked that scans or floods.
+    block_for_ms: u64,
     counts: Counts<SyncCounter>,
     /// Where answers to a peer's stream go: the connection on which its last frame came.
     replies: HashMap<(PeerId, u16), ReplyHandle>,
@@ -141,6 +143,7 @@ pub(crate) fn start(
     ready: std::sync::mpsc::Sender<Result<(), Error>>,
 ) -> Result<JoinHandle<()>, Error> {
     let idle = config.cores.idle;
+    let block_for_ms = block_for_ms(config);
     let options = transport_options(config, cluster, identity, |m| m.sync);
     let names = cluster
         .members
@@ -189,6 +192,7 @@ pub(crate) fn start(
                 view: board.view.reader(),
                 board,
                 desk: Desk::new(publish),
+                block_for_ms,
                 counts,
                 replies: HashMap::new(),
                 stop,
@@ -500,6 +504,9 @@ impl SyncCore {
                     self.desk.changed(self.replicator.common(), kinds);
                 }
                 Output::CommonSynced { stamp } => self.desk.synced(stamp),
+                Output::Detected { source, reason } => {
+                    self.board.commands.block(source, reason, self.block_for_ms);
+                }
                 Output::Close {
                     peer,
                     connection,

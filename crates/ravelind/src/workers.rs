@@ -206,6 +206,12 @@ fn worker_config(
         },
         resync_rate: cluster.map_or(1_000_000, |c| c.resync_rate),
         icmp_rate: ICMP_RATE,
+        detect: config.detect.as_ref().map(|detect| engine::Detect {
+            scan_ports: detect.scan_ports,
+            flood_syns: detect.flood_syns,
+            window_s: detect.window.as_secs().max(1) as u32,
+            except: detect.except.clone(),
+        }),
         hops: HOPS,
     }
 }

@@ -1,6 +1,8 @@
 //! What workers and the sync core tell each other. The rings that carry it are the daemon's.
 
-use state::{ExpectationKey, FlowKey, FlowRecord, NodeId, NodeSet, Slot, SlotSet, Stamp};
+use state::{
+    BlockReason, ExpectationKey, FlowKey, FlowRecord, NodeId, NodeSet, Slot, SlotSet, Stamp,
+};
 
 /// Names a scan of a worker's shard. Each job goes to all workers; each answers for itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -98,6 +100,13 @@ pub enum ToSync {
         /// The vector of the request, with one digest for each slot of this worker that the node
         /// owns.
         digests: Vec<SlotDigest>,
+    },
+    /// A source scans or floods: it is to be blocked.
+    Detected {
+        /// Its address in the 16-byte form.
+        source: [u8; 16],
+        /// Which of the two.
+        reason: BlockReason,
     },
     /// An expectation for one connection was used: it is to be deleted on all nodes.
     ExpectationUsed {

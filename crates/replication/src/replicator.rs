@@ -116,6 +116,9 @@ impl Replicator {
                     self.receiver.keep_digests(compared.slots);
                 }
             }
+            ToSync::Detected { source, reason } => {
+                shared.outbox.note(Output::Detected { source, reason });
+            }
             ToSync::ExpectationUsed { key, stamp } => {
                 self.common.used(CommonKey::Expectation(key), stamp);
             }

@@ -1,6 +1,6 @@
 //! What a replicator tells: outputs, events for the log, counters, and its status.
 
-use state::{CommonKinds, NodeId, Stamp};
+use state::{BlockReason, CommonKinds, NodeId, Stamp};
 
 use crate::ToWorker;
 use crate::message::Violation;
@@ -58,6 +58,14 @@ pub enum Output {
     CommonSynced {
         /// The last such write.
         stamp: Stamp,
+    },
+    /// A worker found a source that scans or floods: the driver, which knows for how long, blocks it
+    /// with [`Replicator::put_common`](crate::Replicator::put_common).
+    Detected {
+        /// Its address in the 16-byte form.
+        source: [u8; 16],
+        /// What it does.
+        reason: BlockReason,
     },
     /// Close a connection: the peer broke the protocol.
     Close {

@@ -73,6 +73,7 @@ fn drain(replicator: &mut Replicator) -> Said {
             | Output::Synced { .. }
             | Output::CommonChanged { .. }
             | Output::CommonSynced { .. }
+            | Output::Detected { .. }
             | Output::Event(_) => (),
         }
     }

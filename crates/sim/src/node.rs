@@ -686,8 +686,10 @@ impl Process {
                         .net
                         .close(node, peer.index(), Kind::Sync, now_us, outside.queue);
                 }
-                // Nobody logs in here yet.
-                Output::CommonChanged { .. } | Output::CommonSynced { .. } => {}
+                // Nobody logs in here yet, and the detector is off.
+                Output::CommonChanged { .. }
+                | Output::CommonSynced { .. }
+                | Output::Detected { .. } => {}
                 Output::Event(event) => {
                     outside.say(format_args!("node {node}: {event:?}"));
                     if matches!(event, replication::Event::Lagging { .. }) {
@@ -934,6 +936,7 @@ fn worker_config(shape: &Shape, me: NodeId, worker: usize, rng: &mut Rng) -> Con
         },
         resync_rate: *rng.pick(&[500, 5_000, 100_000]),
         icmp_rate: 100,
+        detect: None,
         hops: 32,
     }
 }

@@ -59,6 +59,7 @@ pub(crate) struct Setup {
     pub(crate) worker: usize,
     pub(crate) workers: usize,
     pub(crate) routes: Vec<Route>,
+    pub(crate) detect: Option<engine::Detect>,
 }
 
 impl Default for Setup {
@@ -82,6 +83,7 @@ impl Default for Setup {
             },
             mtu_outside: 1500,
             vlan_outside: None,
+            detect: None,
             changes: 256,
             node: ME,
             worker: 0,
@@ -285,6 +287,7 @@ impl Rig {
             hold: setup.hold,
             resync_rate: 1_000_000,
             icmp_rate: 10,
+            detect: setup.detect.clone(),
             hops: 16,
         };
         let first = match setup.cluster {

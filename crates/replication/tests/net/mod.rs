@@ -468,6 +468,7 @@ impl Net {
                     node.common_changed = node.common_changed.union(kinds);
                 }
                 Output::CommonSynced { stamp } => self.common_synced(id, stamp),
+                Output::Detected { .. } => unreachable!("these workers detect nothing"),
                 Output::Event(event) => self.nodes[id as usize].events.push(event),
             }
         }
