@@ -137,10 +137,11 @@ pub(crate) type Used = ArrayVec<(ExpectationKey, Stamp), USED_MAX>;
 impl<P: Port> Worker<P> {
     /// Takes up the common state if it has changed.
     pub(crate) fn take_up_common(&mut self) {
-        let before = self.common.value().clone();
         if !self.common.refresh() {
             return;
         }
+        // Touched only now: its count of users is shared by all workers.
+        let before = std::mem::replace(&mut self.common_before, self.common.value().clone());
         let now = self.common.value();
         if now.judges_otherwise(&before) {
             self.common_epoch = self.common_epoch.wrapping_add(1).max(1);

@@ -139,6 +139,8 @@ pub struct Worker<P: Port> {
     pub(crate) view: SnapshotReader<View>,
     pub(crate) policy: SnapshotReader<Policy>,
     pub(crate) common: SnapshotReader<Common>,
+    /// The same, to be compared with the next.
+    pub(crate) common_before: Arc<Common>,
     /// Raised with each change of the common state; flows judged at an earlier one are judged again.
     /// Never 0, which is that of flows that were not judged here. Of 16 bits: the sweep forgets old
     /// ones long before it comes around.
@@ -345,6 +347,7 @@ impl<P: Port> Worker<P> {
             node,
             view,
             policy,
+            common_before: common.value().clone(),
             common,
             common_epoch: 1,
             expectations_used: Used::new(),
