@@ -241,26 +241,25 @@ fn logins_and_blocks_hold_on_every_node_and_outlive_theirs() {
         "nobody is there any more: {output:?}"
     );
 
-    // What is blocked is known everywhere, and by whom.
-    let says = printed(
-        &cluster,
-        2,
-        &["block", "add", "192.0.2.0/24", "--for", "1h"],
-    );
-    assert_eq!(says, "192.0.2.0/24 is blocked for 1h, on all 3 nodes\n");
+    // A block stops connections that every rule allows, and its deletion lets new ones through.
+    load_rules(&cluster, 2, &rules(&rule("all", "")));
+    let streams = connect_all(&cluster);
+    let add = ["block", "add", CLIENT, "--note", "why", "--for", "1h"];
+    let says = printed(&cluster, 2, &add);
+    let expected = format!("{CLIENT}/32 is blocked for 1h, on all 3 nodes\n");
+    assert_eq!(says, expected);
+    none_echoes(&streams);
+    cannot_connect(&cluster);
     for index in 1..=3 {
-        // Told by the sync core's next report.
-        wait_for("the block to be counted", || {
-            let status = cluster.status(index).map_err(|error| error.to_string())?;
-            match status.common.blocks {
-                1 => Ok(()),
-                blocks => Err(format!("n{index}: {blocks}")),
-            }
-        });
+        wait_for_blocks(&cluster, index, 1);
         let block = json(&cluster, index, &["block", "list"]);
-        assert_eq!(block["node"], "n2");
+        assert_eq!(
+            (&block["note"], &block["node"]),
+            (&"why".into(), &"n2".into())
+        );
     }
-    printed(&cluster, 3, &["block", "del", "192.0.2.0/24"]);
+    printed(&cluster, 3, &["block", "del", CLIENT]);
+    connect_all(&cluster);
     assert_eq!(
         printed(&cluster, 1, &["block", "list"]),
         "nothing is blocked\n"
@@ -271,6 +270,56 @@ fn logins_and_blocks_hold_on_every_node_and_outlive_theirs() {
         Some(2),
         "the gateway's own network: {own:?}"
     );
+}
+
+/// Waits until a node's status counts so many blocked networks: the sync core's next report tells.
+fn wait_for_blocks(cluster: &Cluster, index: usize, count: u64) {
+    wait_for("the block to be counted", || {
+        let status = cluster.status(index).map_err(|error| error.to_string())?;
+        match status.common.blocks {
+            blocks if blocks == count => Ok(()),
+            blocks => Err(format!("n{index}: {blocks}")),
+        }
+    });
+}
+
+/// Intrusion detection state: whoever scans is blocked everywhere, also where it was not seen.
+#[test]
+fn a_source_that_scans_is_blocked_on_all_nodes() {
+    let settings = Settings {
+        scan_ports: Some(60),
+        ..Settings::new(3)
+    };
+    let cluster = cluster("escan", &settings);
+    let mut load = Load::start(&cluster, 30);
+    load.wait_for_messages(5);
+    let target = |port| -> SocketAddr { format!("10.2.0.10:{port}").parse().expect("an address") };
+    let scanner = cluster.topology().generator();
+    let scan = || {
+        let try_ports = || {
+            for port in 2000..2400 {
+                let _ = TcpStream::connect_timeout(&target(port), Duration::from_millis(2));
+            }
+            TcpStream::connect_timeout(&target(7777), Duration::from_secs(2)).map(|_| ())
+        };
+        scanner.enter(try_ports).expect("entered")
+    };
+    let after = scan().map_err(|error| error.kind());
+    assert_eq!(
+        after,
+        Err(std::io::ErrorKind::TimedOut),
+        "a port that is open to others"
+    );
+    for index in 1..=3 {
+        wait_for_blocks(&cluster, index, 1);
+        let block = json(&cluster, index, &["block", "list"]);
+        assert_eq!(
+            (&block["net"], &block["reason"]),
+            (&"10.1.0.20/32".into(), &"syn-scan".into())
+        );
+    }
+    // Others are not meant.
+    load.finish_unbroken(&cluster);
 }
 
 #[test]

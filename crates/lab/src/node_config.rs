@@ -24,6 +24,9 @@ pub struct Settings {
     pub sync: String,
     /// How many flows a node has room for, copies included.
     pub capacity: u32,
+    /// How many ports a source may try without an answer within ten seconds before it is blocked;
+    /// `None` for as many as it likes.
+    pub scan_ports: Option<u32>,
     /// How the nodes get their packets; as the topology's.
     pub distribution: Distribution,
 }
@@ -40,6 +43,7 @@ impl Settings {
             backups: 1,
             sync: "ack".into(),
             capacity: 200_000,
+            scan_ports: None,
             distribution: Distribution::Filter,
         }
     }
@@ -93,6 +97,7 @@ impl Settings {
             flows: Flows {
                 capacity: self.capacity,
             },
+            detect: self.scan_ports.map(|scan_ports| Detect { scan_ports }),
             interface: self.interfaces(index),
             route: self.routes(),
             rule: self.rules(),
@@ -206,6 +211,8 @@ struct Config {
     cores: Cores,
     control: Control,
     flows: Flows,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detect: Option<Detect>,
     interface: Vec<Interface>,
     route: Vec<Route>,
     rule: Vec<Rule>,
@@ -273,6 +280,11 @@ struct Control {
 #[derive(Serialize)]
 struct Flows {
     capacity: u32,
+}
+
+#[derive(Serialize)]
+struct Detect {
+    scan_ports: u32,
 }
 
 #[derive(Serialize)]

@@ -180,7 +180,7 @@ pub struct LoggedIn {
 pub struct Blocked {
     /// The network.
     pub net: IpNet,
-    /// Who wanted it: `operator`, `syn scan`, `syn flood`, `agent`.
+    /// Who wanted it: `operator`, `syn-scan`, `syn-flood`, `agent`.
     pub reason: String,
     /// Why, for people.
     pub note: String,
