@@ -71,6 +71,7 @@ fn owned_by(epoch: u64, owner: u8, targets: &[u8], dead: NodeSet) -> Arc<View> {
     sets[usize::from(owner)] = targets.iter().map(|id| node(*id)).collect();
     Arc::new(View {
         epoch,
+        join: 1,
         digest: epoch,
         members: members.collect(),
         owner: Box::new([Some(node(owner)); SLOTS]),

@@ -122,8 +122,8 @@ enum Pending {
 }
 
 enum Node {
-    Heartbeats(Membership),
-    Swim(Foca<Id, PostcardCodec, StdRng, foca::NoCustomBroadcast>),
+    Heartbeats(Box<Membership>),
+    Swim(Box<Foca<Id, PostcardCodec, StdRng, foca::NoCustomBroadcast>>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -180,7 +180,7 @@ impl World {
             Kind::Heartbeats => {
                 let me = NodeId::new(id as u8).expect("below 32");
                 let it = Membership::new(config.clone(), me, 1, self.now_us / 1_000);
-                Node::Heartbeats(it.expect("it is configured"))
+                Node::Heartbeats(Box::new(it.expect("it is configured")))
             }
             Kind::Swim | Kind::SwimGossip | Kind::SwimFaster => {
                 let random = StdRng::seed_from_u64(self.random.random());
@@ -189,7 +189,7 @@ impl World {
                     run: 1,
                 };
                 let config = swim_config(kind, self.nodes.len());
-                Node::Swim(Foca::new(me, config, random, PostcardCodec))
+                Node::Swim(Box::new(Foca::new(me, config, random, PostcardCodec)))
             }
         };
         self.nodes[id] = Some(node);
@@ -290,7 +290,8 @@ impl World {
                 }
                 // Snapshots of nothing are complete at once.
                 Some(Output::Event(Event::PeerUp { peer, .. } | Event::PeerState { peer, .. })) => {
-                    it.on_synced(peer, 1)
+                    let join = it.view().join;
+                    it.on_synced(peer, 1, join)
                 }
                 Some(Output::Event(_)) => {}
                 Some(Output::Send { to, bytes }) => self.send(id, to.index(), bytes.to_vec()),

@@ -39,6 +39,7 @@ mod config;
 mod handover;
 mod hash;
 mod heartbeat;
+mod joins;
 mod membership;
 mod output;
 mod view;

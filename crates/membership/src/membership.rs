@@ -8,6 +8,7 @@ use state::{NODES_MAX, NodeId, NodeSet};
 use crate::config::ClusterConfig;
 use crate::handover::{Applied, Drain, DrainRefused, Giving, HandOver};
 use crate::heartbeat::{Announced, Heartbeat, Refusal};
+use crate::joins::Given;
 use crate::output::{Death, Event, MemberStatus, Output, Said, Status};
 use crate::view::{Member, MemberState, View};
 
@@ -36,19 +37,26 @@ pub struct NotAMember(pub NodeId);
 ///
 /// A starting node is joining. It becomes active when for every configured peer one of these
 /// holds: it is heard and is not active, so it has nothing to give; it is active, it hears this node,
-/// and [`Self::on_synced`] was called for its present run since it last began to; it is dead; it was not heard since the
+/// and [`Self::on_synced`] was called for its present run and this node's present join; it is dead; it was not heard since the
 /// start and `join_wait_ms` has passed. A node becomes joining again, and must get all snapshots
 /// anew, when it recovers from a stall, when it is undrained, and when it finds after a pause that
 /// a peer took it for dead: others handled its flows meanwhile.
 ///
+/// Joins are numbered ([`View::join`]), and what was asked for in an earlier one does not count, however
+/// late it comes. A new number is needed as well while the node is joining, when an owner took it for
+/// dead, and when an owner is gone whose snapshot had not come: its heirs have given theirs,
+/// perhaps, before they inherited. See `joins.rs`.
+///
 /// Slots are given and taken without a gap: [`Self::drain`] and [`Self::on_applied`].
 #[derive(Debug)]
 pub struct Membership {
-    config: Arc<ClusterConfig>,
-    me: NodeId,
+    pub(crate) config: Arc<ClusterConfig>,
+    pub(crate) me: NodeId,
     incarnation: u64,
-    state: MemberState,
+    pub(crate) state: MemberState,
     health: Health,
+    /// Numbers the times that all state is asked for.
+    pub(crate) join: u64,
     /// Asked to drain, and not taken back.
     drained: bool,
     /// On its way from active to draining.
@@ -57,8 +65,8 @@ pub struct Membership {
     flushes: u64,
     applied: Applied,
     leaving: bool,
-    peers: Vec<Peer>,
-    now_ms: u64,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) now_ms: u64,
     started_ms: u64,
     heartbeat_at_ms: u64,
     /// Until then, a peer that does not hear this node tells that it took it for dead in a pause.
@@ -77,13 +85,13 @@ pub struct Membership {
 
 /// What is known of one configured peer.
 #[derive(Debug)]
-struct Peer {
-    id: NodeId,
+pub(crate) struct Peer {
+    pub(crate) id: NodeId,
     alive: bool,
     /// The greatest heard; 0 when none was.
-    incarnation: u64,
+    pub(crate) incarnation: u64,
     sequence: u64,
-    announced: Announced,
+    pub(crate) announced: Announced,
     heard_ms: Option<u64>,
     /// While it is alive: when it is dead unless it is heard.
     expires_ms: u64,
@@ -93,12 +101,14 @@ struct Peer {
     hears: NodeSet,
     holds: NodeSet,
     /// Who owns by the views that its workers may act by.
-    owners: NodeSet,
+    pub(crate) owners: NodeSet,
     /// The number of the last heartbeat that it had heard of this node.
     heard_of_us: u64,
     /// The run of which its snapshot is complete here. It can be one that is not heard yet: state
     /// comes over another connection than heartbeats.
-    synced_run: Option<u64>,
+    pub(crate) synced_run: Option<u64>,
+    /// What came of its state in the present join.
+    pub(crate) given: Given,
     /// Since when it is heard and does not hear this node.
     unheard_since_ms: Option<u64>,
     unheard_said: bool,
@@ -123,6 +133,7 @@ impl Membership {
             incarnation,
             state: MemberState::Joining,
             health: Health::Ok,
+            join: 1,
             drained: false,
             giving: None,
             flushes: 0,
@@ -218,11 +229,13 @@ impl Membership {
         self.complain_unheard();
     }
 
-    /// Everything that `peer` holds for this node has arrived, sent by its run `incarnation` since
-    /// this node last became joining.
-    pub fn on_synced(&mut self, peer: NodeId, incarnation: u64) {
-        if let Some(peer) = self.peers.iter_mut().find(|p| p.id == peer) {
+    /// Everything that `peer` holds for this node has arrived, sent by its run `incarnation` and asked
+    /// for when [`View::join`] was `join`. What was asked for in an earlier join is passed over.
+    pub fn on_synced(&mut self, peer: NodeId, incarnation: u64, join: u64) {
+        let peer = self.peers.iter_mut().find(|p| p.id == peer);
+        if let Some(peer) = peer.filter(|_| join == self.join) {
             peer.synced_run = peer.synced_run.max(Some(incarnation));
+            peer.given.run = peer.given.run.max(Some(incarnation));
         }
         self.settle();
     }
@@ -438,11 +451,7 @@ impl Membership {
         let heard_me = peer.alive && !newer_run && peer.hears.contains(self.me);
         peer.take(&heard, self.now_ms, self.config.timing().dead_after_ms);
         let (is_alive, is) = (peer.alive, peer.state());
-        if heard_me && !peer.hears.contains(self.me) && self.state == MemberState::Joining {
-            // It took this node for dead: what it did since is not in the snapshot that it gave. It
-            // gives another one as soon as it hears this node again.
-            peer.synced_run = None;
-        }
+        let dropped_me = heard_me && peer.owns() && !peer.hears.contains(self.me);
         match was {
             (true, incarnation, _) if !is_alive => {
                 peer.die();
@@ -475,6 +484,12 @@ impl Membership {
                 theirs: heard.config,
                 ours: self.config.digest(),
             });
+        }
+        if dropped_me && self.state == MemberState::Joining {
+            // It took this node for dead: what it did since is not in the snapshot that it gave. It
+            // gives another one as soon as it hears this node again. What is on its way now is still
+            // the first one, so the number of the join has to tell them apart.
+            self.ask_anew();
         }
         self.epoch_heard = self.epoch_heard.max(heard.epoch);
         self.notice_whether_heard(at);
@@ -540,6 +555,7 @@ impl Membership {
                 self.announce();
             }
         }
+        self.notice_lost_owners();
         let stalled = self.health == Health::WorkerStalled;
         let relieved = self.peers.iter().any(|p| p.state() == MemberState::Active);
         match self.state {
@@ -558,9 +574,11 @@ impl Membership {
         }
         self.go_on_handing_over();
         let members = self.members();
-        if members != self.view.members {
+        if members != self.view.members || self.join != self.view.join {
             let epoch = self.view.epoch.max(self.epoch_heard).saturating_add(1);
-            self.view = Arc::new(View::compute(&self.config, &members, epoch));
+            let mut view = View::compute(&self.config, &members, epoch);
+            view.join = self.join;
+            self.view = Arc::new(view);
             self.view_due = true;
             self.count_heirs();
         }
@@ -649,13 +667,14 @@ impl Membership {
     /// The peers that keep this node from becoming active.
     fn waits_for(&self) -> NodeSet {
         let waited = self.now_ms - self.started_ms >= self.config.timing().join_wait_ms;
+        let unsettled = self.lost_owners_unsettled();
         let blocks = |peer: &&Peer| match peer.state() {
             // One that does not hear this node sends it no changes, whatever it sent before.
             MemberState::Active => !peer.synced() || !peer.hears.contains(self.me),
             // While it hands over it still owns what this node may be the heir of.
             MemberState::Draining if peer.announced == Announced::HandingOver => !peer.synced(),
-            MemberState::Joining | MemberState::Draining => false,
-            MemberState::Dead => peer.heard_ms.is_none() && !waited,
+            MemberState::Joining | MemberState::Draining => unsettled.contains(peer.id),
+            MemberState::Dead => peer.heard_ms.is_none() && !waited || unsettled.contains(peer.id),
         };
         self.peers.iter().filter(blocks).map(|p| p.id).collect()
     }
@@ -679,7 +698,10 @@ impl Membership {
 
     /// Without the cluster's state again: every active peer must give it anew.
     fn rejoin(&mut self) {
-        self.peers.iter_mut().for_each(|p| p.synced_run = None);
+        self.ask_anew();
+        self.peers
+            .iter_mut()
+            .for_each(|p| p.given = Given::default());
         self.change_to(MemberState::Joining);
     }
 
@@ -762,12 +784,13 @@ impl Peer {
             owners: NodeSet::EMPTY,
             heard_of_us: 0,
             synced_run: None,
+            given: Given::default(),
             unheard_since_ms: None,
             unheard_said: false,
         }
     }
 
-    fn state(&self) -> MemberState {
+    pub(crate) fn state(&self) -> MemberState {
         match self.alive {
             true => self.announced.state(),
             false => MemberState::Dead,

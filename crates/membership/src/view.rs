@@ -72,6 +72,10 @@ pub struct View {
     /// By node: all that receive its changes and must acknowledge what it protects: its backup
     /// group, the further holders of slots that it adopted, and members that are joining.
     pub targets: Vec<NodeSet>,
+    /// Numbers what this node asks of others: raised each time that what it was given before does not count
+    /// any more and it needs all of its peers' state anew. Of the node whose view it is alone, so
+    /// no part of the digest; 0 in a view that was only computed.
+    pub join: u64,
 }
 
 impl View {
@@ -151,6 +155,7 @@ impl View {
             owner,
             groups,
             targets,
+            join: 0,
         }
     }
 

@@ -132,6 +132,12 @@ fn only_silence_is_death() {
     assert!(heartbeats > 30_000 && deaths <= 12, "{deaths} deaths");
 }
 
+/// The snapshot of this peer's run is complete, as asked for last.
+fn synced(it: &mut Membership, peer: usize, run: u64) {
+    let join = it.view().join;
+    it.on_synced(node(peer), run, join);
+}
+
 #[test]
 fn a_restarted_node_is_joining_until_it_has_every_snapshot() {
     let mut cluster = Cluster::started(3, TIMING, Network::default(), 5);
@@ -157,15 +163,15 @@ fn a_restarted_node_is_joining_until_it_has_every_snapshot() {
         .iter()
         .map(|m| m.incarnation)
         .collect::<Vec<_>>();
-    cluster.with(0, |it| it.on_synced(node(1), run[1] - 1));
-    cluster.with(0, |it| it.on_synced(node(2), run[2]));
+    cluster.with(0, |it| synced(it, 1, run[1] - 1));
+    cluster.with(0, |it| synced(it, 2, run[2]));
     cluster.run(50);
     assert_eq!(cluster.states()[0], Joining);
     assert_eq!(
         cluster.it(0).status().waits_for,
         NodeSet::from_iter([node(1)])
     );
-    cluster.with(0, |it| it.on_synced(node(1), run[1]));
+    cluster.with(0, |it| synced(it, 1, run[1]));
     assert_eq!(cluster.states()[0], Active);
     cluster.run_until(20, Cluster::settled);
 }
@@ -515,14 +521,14 @@ fn a_snapshot_may_be_complete_before_its_sender_is_heard() {
     peer.on_message(node(0), &hello, TIMING.join_wait_ms + 15);
     let active = heartbeat_of(&mut peer, TIMING.join_wait_ms + 20);
     // Of an earlier run: worth nothing.
-    it.on_synced(node(1), 69);
+    synced(&mut it, 1, 69);
     it.on_message(node(1), &active, 20);
     assert_eq!(it.state(), Joining);
-    it.on_synced(node(1), 70);
+    synced(&mut it, 1, 70);
     assert_eq!(it.state(), Active);
 
     let mut it = Membership::new(config(2, TIMING), node(0), 2, 0).unwrap();
-    it.on_synced(node(1), 70);
+    synced(&mut it, 1, 70);
     assert_eq!(it.state(), Joining);
     it.on_message(node(1), &unheard, 15);
     assert_eq!(
@@ -545,7 +551,7 @@ fn a_joining_node_that_was_taken_for_dead_needs_another_snapshot() {
     let hello = heartbeat_of(&mut it, 10);
     peer.on_message(node(0), &hello, peer_ms);
     it.on_message(node(1), &heartbeat_of(&mut peer, peer_ms), 11);
-    it.on_synced(node(1), 70);
+    synced(&mut it, 1, 70);
     assert_eq!(it.state(), Joining, "of node 2 nothing is known yet");
     // The peer hears nothing of it for too long, then hears it again.
     peer_ms += TIMING.dead_after_ms;
@@ -563,7 +569,7 @@ fn a_joining_node_that_was_taken_for_dead_needs_another_snapshot() {
         Joining,
         "what the peer did meanwhile is not here"
     );
-    it.on_synced(node(1), 70);
+    synced(&mut it, 1, 70);
     assert_eq!(it.state(), Active);
 }
 
@@ -630,7 +636,10 @@ proptest! {
                     }
                     it.on_message(node(1), &heartbeat, now_ms);
                 }
-                25..28 => it.on_synced(node(what as usize - 25), u64::from(what) % 2),
+                25..28 => {
+                    let join = it.view().join - passed_ms % 2;
+                    it.on_synced(node(what as usize - 25), u64::from(what) % 2, join);
+                }
                 34 => it.on_flushed(now_ms % 3),
                 35 => it.on_applied(epoch.saturating_sub(passed_ms % 2)),
                 28 => drop(it.drain(Drain { bound_ms: passed_ms, force: flips[0].1 % 2 == 0 })),

@@ -374,6 +374,7 @@ mod tests {
     fn view(members: Vec<Member>) -> Arc<View> {
         Arc::new(View {
             epoch: 1,
+            join: 1,
             digest: 0,
             members,
             owner: Box::new([None; state::SLOTS]),

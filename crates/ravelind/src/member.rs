@@ -210,8 +210,8 @@ impl MemberCore {
             self.left = true;
             self.membership.leave();
         }
-        for (peer, incarnation) in self.board.synced.take() {
-            self.membership.on_synced(peer, incarnation);
+        for (peer, incarnation, join) in self.board.synced.take() {
+            self.membership.on_synced(peer, incarnation, join);
         }
         self.watch_workers(now_us);
         self.drainer.follow_workers(&mut self.membership);

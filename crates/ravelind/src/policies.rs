@@ -220,6 +220,7 @@ mod tests {
         let rules = RuleSet::new(1, zones, vec![], Default::default()).unwrap();
         let view = View {
             epoch: 0,
+            join: 1,
             digest: 0,
             members: vec![Member {
                 id: id(1),

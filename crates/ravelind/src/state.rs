@@ -38,18 +38,19 @@ pub(crate) struct MemberReport {
 /// Snapshots of which peers are complete here: from the sync core to the membership core.
 #[derive(Debug, Default)]
 pub(crate) struct Synced {
-    pub(crate) done: Mutex<Vec<(NodeId, u64)>>,
+    /// The peer, its run, and the number of this node's join.
+    pub(crate) done: Mutex<Vec<(NodeId, u64, u64)>>,
     pub(crate) count: AtomicUsize,
 }
 
 impl Synced {
-    pub(crate) fn push(&self, peer: NodeId, incarnation: u64) {
-        self.done.lock().push((peer, incarnation));
+    pub(crate) fn push(&self, peer: NodeId, incarnation: u64, join: u64) {
+        self.done.lock().push((peer, incarnation, join));
         self.count.fetch_add(1, Ordering::Release);
     }
 
     /// Takes what has come since the last time.
-    pub(crate) fn take(&self) -> Vec<(NodeId, u64)> {
+    pub(crate) fn take(&self) -> Vec<(NodeId, u64, u64)> {
         if self.count.swap(0, Ordering::Acquire) == 0 {
             return vec![];
         }

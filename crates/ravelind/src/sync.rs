@@ -123,7 +123,7 @@ struct SyncCore {
     reported_us: u64,
     blocked: bool,
     /// Peers whose state is complete here, which the membership core is yet to hear.
-    synced: Vec<(NodeId, u64)>,
+    synced: Vec<(NodeId, u64, u64)>,
 }
 
 /// Starts the sync core's thread.
@@ -492,12 +492,16 @@ impl SyncCore {
                         .acked_lsn
                         .store(lsn, Ordering::Release);
                 }
-                Output::Synced { peer, incarnation } => {
+                Output::Synced {
+                    peer,
+                    incarnation,
+                    join,
+                } => {
                     tracing::info!(
                         "sync: the snapshot from {} is complete",
                         self.name(peer.raw())
                     );
-                    self.synced.push((peer, incarnation));
+                    self.synced.push((peer, incarnation, join));
                 }
                 // Workers see it before the peer that it came from hears that they do.
                 Output::CommonChanged { kinds } => {
@@ -534,8 +538,8 @@ impl SyncCore {
     /// in force, for this node may own flows from then on, and would judge them by its old ones.
     fn tell_synced(&mut self) {
         if !self.synced.is_empty() && !self.board.policies.pending() {
-            for (peer, incarnation) in self.synced.drain(..) {
-                self.board.synced.push(peer, incarnation);
+            for (peer, incarnation, join) in self.synced.drain(..) {
+                self.board.synced.push(peer, incarnation, join);
             }
         }
     }

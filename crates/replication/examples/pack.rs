@@ -145,6 +145,7 @@ fn view(owner: NodeId, backup: NodeId) -> Arc<View> {
     targets[owner.index()].insert(backup);
     Arc::new(View {
         epoch: 1,
+        join: 1,
         digest: 1,
         members: vec![member(owner), member(backup)],
         owner: Box::new([Some(owner); SLOTS]),

@@ -14,6 +14,8 @@ use crate::status::Output;
 /// Whom this node has to ask; nobody when it is not joining.
 #[derive(Default)]
 pub(crate) struct Asks {
+    /// The number of the join in which they are asked.
+    join: u64,
     by_peer: BTreeMap<NodeId, Ask>,
     /// Of which run of each peer the whole common state has come.
     common: BTreeMap<NodeId, u64>,
@@ -38,11 +40,15 @@ struct Ask {
 }
 
 impl Asks {
-    /// Follows the view: members that were restarted are asked anew, dead ones are forgotten.
+    /// Follows the view: members that were restarted are asked anew, dead ones are forgotten. In a
+    /// new join all are asked anew, also when no view came in between in which this node was active.
     pub(crate) fn view(&mut self, me: NodeId, view: &View) {
         let state = |id| view.member(id).map(|member| member.state);
-        if state(me) != Some(MemberState::Joining) {
+        let joins = state(me) == Some(MemberState::Joining);
+        if std::mem::replace(&mut self.join, view.join) != view.join || !joins {
             self.by_peer.clear();
+        }
+        if !joins {
             return;
         }
         self.by_peer.retain(|peer, ask| {
@@ -132,8 +138,11 @@ impl Asks {
         {
             ask.synced = true;
             self.synced_us = shared.now_us;
-            let incarnation = ask.incarnation;
-            shared.outbox.note(Output::Synced { peer, incarnation });
+            shared.outbox.note(Output::Synced {
+                peer,
+                incarnation: ask.incarnation,
+                join: self.join,
+            });
         }
     }
 }

@@ -81,6 +81,17 @@ struct Adoption {
     until: Vec<u64>,
 }
 
+impl Adoption {
+    /// The slots that are not with the log yet as a whole.
+    fn unfinished(&self) -> SlotSet {
+        let mut slots = self.remaining.clone();
+        if let Some(chunk) = &self.chunk {
+            slots.extend(&chunk.slots);
+        }
+        slots
+    }
+}
+
 impl Sender {
     pub(crate) fn new(options: Options) -> Self {
         let workers = options.workers;
@@ -208,10 +219,7 @@ impl Sender {
         digests: Vec<SlotDigest>,
         shared: &mut Shared,
     ) {
-        let mut unfinished = self.adoption.remaining.clone();
-        if let Some(chunk) = &self.adoption.chunk {
-            unfinished.extend(&chunk.slots);
-        }
+        let unfinished = self.adoption.unfinished();
         let slots = (&self.owned, &unfinished);
         (self.rounds).answered(worker, round, lsn, digests, slots, shared);
     }
@@ -337,6 +345,7 @@ impl Sender {
             .iter()
             .filter(|slot| !self.owned.contains(*slot))
             .collect();
+        let unfinished = self.adoption.unfinished();
         for slot in self.owned.iter().filter(|slot| !owned.contains(*slot)) {
             self.adoption.remaining.remove(slot);
         }
@@ -350,7 +359,7 @@ impl Sender {
             }
         }
         self.errands.view(&view, &self.owned, shared);
-        self.hand_over(&view, &owned_before, shared);
+        self.hand_over(&view, (&owned_before, &unfinished), shared);
         self.targets.retain(|peer, target| {
             let keep = wanted
                 .get(peer)
@@ -382,6 +391,10 @@ impl Sender {
                 Some(target) => {
                     target.joining = joining;
                     if let Some(snapshot) = &mut target.snapshot {
+                        // It takes what it gets for all that this node owns, and may own these next.
+                        if joining {
+                            snapshot.extend(&adopted);
+                        }
                         snapshot.allowed |= !joining;
                     }
                 }
@@ -728,7 +741,13 @@ impl Sender {
     /// Slots that this node had are another's now: if that was not a target with all that this
     /// node has, it is brought what it may lack. (After a partition both sides have gone on; a node
     /// that has joined is no target any more, and what it has not acknowledged yet is no longer sent.)
-    fn hand_over(&mut self, view: &View, owned_before: &SlotSet, shared: &mut Shared) {
+    /// `unfinished` are slots that this node had come by itself, and had not told all of yet.
+    fn hand_over(
+        &mut self,
+        view: &View,
+        (owned_before, unfinished): (&SlotSet, &SlotSet),
+        shared: &mut Shared,
+    ) {
         let mut given: BTreeMap<NodeId, SlotSet> = BTreeMap::new();
         for slot in owned_before
             .iter()
@@ -746,7 +765,11 @@ impl Sender {
             let lacks = match target.filter(|it| it.incarnation == member.incarnation) {
                 None => slots,
                 Some(target) if target.snapshot.is_some() => slots,
-                Some(target) => target.unacknowledged(owner, &self.logs, &slots),
+                Some(target) => {
+                    let mut lacks = target.unacknowledged(owner, &self.logs, &slots);
+                    lacks.extend(&slots.iter().filter(|it| unfinished.contains(*it)).collect());
+                    lacks
+                }
             };
             if !lacks.is_empty() {
                 (self.errands).hand_over(owner, member.incarnation, &lacks, shared);

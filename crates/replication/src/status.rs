@@ -47,6 +47,8 @@ pub enum Output {
         peer: NodeId,
         /// The run of the member that it came from.
         incarnation: u64,
+        /// [`View::join`](membership::View::join) of the view in which it was asked for.
+        join: u64,
     },
     /// Entries of these kinds of common state changed, here or by a peer. Comes before the
     /// acknowledgement of a peer's change, which says that this node's workers can see it.

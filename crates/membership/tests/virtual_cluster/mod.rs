@@ -86,8 +86,8 @@ pub(crate) struct Node {
     pub(crate) starved: bool,
     pub(crate) events: Vec<(u64, Event)>,
     pub(crate) views: Vec<(u64, Arc<View>)>,
-    /// Snapshots under way: peer and its run, to the time when they are complete.
-    snapshots: BTreeMap<(NodeId, u64), u64>,
+    /// Snapshots under way: peer, its run and this node's join, to the time when they are complete.
+    snapshots: BTreeMap<(NodeId, u64, u64), u64>,
     /// Which snapshots were complete, and when.
     pub(crate) synced: Vec<(u64, NodeId)>,
     /// The view that the workers act by.
@@ -284,19 +284,23 @@ impl Cluster {
                 })
             })
             .collect();
+        let join = self.it(id).view().join;
         let complete_ms = self.now_ms + self.network.snapshot_ms;
         let this = &mut self.nodes[id];
-        this.snapshots.retain(|key, _| active.contains(key));
-        for key in active {
-            this.snapshots.entry(key).or_insert(complete_ms);
+        this.snapshots
+            .retain(|(peer, run, of), _| *of == join && active.contains(&(*peer, *run)));
+        for (peer, run) in active {
+            this.snapshots
+                .entry((peer, run, join))
+                .or_insert(complete_ms);
         }
         let now_ms = self.now_ms;
         let complete = this.snapshots.iter().filter(|(_, at)| **at == now_ms);
         let complete: Vec<_> = complete.map(|(key, _)| *key).collect();
-        for (peer, incarnation) in complete {
+        for (peer, incarnation, join) in complete {
             if !self.nodes[id].starved && self.nodes[peer.index()].membership.is_some() {
                 self.nodes[id].synced.push((now_ms, peer));
-                self.it_mut(id).on_synced(peer, incarnation);
+                self.it_mut(id).on_synced(peer, incarnation, join);
                 self.drain_outputs(id);
             }
         }

@@ -93,6 +93,7 @@ fn common(text: &str, store: impl FnOnce(&Arc<Policies>) -> Arc<dyn CommonStore>
     });
     let view = |members: &[Member]| View {
         epoch: 0,
+        join: 1,
         digest: 0,
         members: members.to_vec(),
         owner: Box::new([None; state::SLOTS]),

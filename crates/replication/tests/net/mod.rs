@@ -63,6 +63,8 @@ pub(crate) struct Node {
     pub(crate) workers: Vec<Worker>,
     pub(crate) view: Option<Arc<View>>,
     pub(crate) synced: Vec<(NodeId, u64)>,
+    /// The join that each of them is of, and that of the view then.
+    pub(crate) synced_joins: Vec<(u64, u64)>,
     pub(crate) closes: Vec<(NodeId, Connection, Violation)>,
     pub(crate) events: Vec<Event>,
     /// Kinds of common state that changed.
@@ -447,8 +449,15 @@ impl Net {
                         .push_back(message);
                 }
                 Output::Release { worker, lsn } => self.release(id, worker, lsn),
-                Output::Synced { peer, incarnation } => {
-                    self.nodes[id as usize].synced.push((peer, incarnation));
+                Output::Synced {
+                    peer,
+                    incarnation,
+                    join,
+                } => {
+                    let node = &mut self.nodes[id as usize];
+                    let now = node.view.as_ref().map_or(0, |view| view.join);
+                    node.synced.push((peer, incarnation));
+                    node.synced_joins.push((join, now));
                 }
                 Output::Close {
                     peer,
@@ -831,6 +840,7 @@ fn fresh_node(id: u8, incarnation: u64, workers: usize, shape: fn(&mut Options))
             .collect(),
         view: None,
         synced: Vec::new(),
+        synced_joins: Vec::new(),
         closes: Vec::new(),
         events: Vec::new(),
         common_changed: CommonKinds::NONE,
@@ -909,6 +919,7 @@ pub(crate) fn view(
     }
     Arc::new(View {
         epoch,
+        join: 1,
         digest: epoch,
         members: members.collect(),
         owner: owners,
