@@ -74,6 +74,11 @@ impl<P: Port> Worker<P> {
         }
         if !self.ownership.owned.contains(slot) {
             let settled = now_s >= self.ownership.changed_s.saturating_add(FORGET_AFTER_S);
+            if state::mutation::is(state::mutation::Mutation::ExpireCopies)
+                && now_s >= local.seen_s.saturating_add(self.timeout(id))
+            {
+                return self.end_flow(id);
+            }
             if settled && !self.ownership.kept.contains(slot) {
                 self.counters.count(Counter::ReplicasForgotten);
                 self.forget(id);

@@ -62,8 +62,12 @@ impl<P: Port> Worker<P> {
         if p.proto == PROTO_TCP {
             let context = tcp::Context {
                 strict: self.config.tcp_strict && !shared,
-                sender_behind: shared || entry.local.flags.is_behind(dir),
-                receiver_behind: shared || entry.local.flags.is_behind(dir.reverse()),
+                sender_behind: shared
+                    || entry.local.flags.is_behind(dir)
+                        && !state::mutation::is(state::mutation::Mutation::EnforceOldWindows),
+                receiver_behind: shared
+                    || entry.local.flags.is_behind(dir.reverse())
+                        && !state::mutation::is(state::mutation::Mutation::EnforceOldWindows),
             };
             match tcp::track(&mut entry.record, dir, &p.tcp, context) {
                 Outcome::Pass => {
@@ -115,7 +119,10 @@ impl<P: Port> Worker<P> {
         let Some(hop) = self.hop_of(id, &packet) else {
             return;
         };
-        let hold_lsn = self.table.entry(id).local.hold_lsn;
+        let hold_lsn = match state::mutation::is(state::mutation::Mutation::LaterPacketsPass) {
+            true => 0,
+            false => self.table.entry(id).local.hold_lsn,
+        };
         self.forward(packet, hop, hold_lsn);
     }
 

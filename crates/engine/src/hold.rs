@@ -63,6 +63,12 @@ impl<B> HoldQueue<B> {
         } else {
             return None;
         };
+        if state::mutation::is(state::mutation::Mutation::HoldOutOfOrder)
+            && out == Out::Acknowledged
+        {
+            let last = self.queue.iter().rposition(|held| held.lsn <= acked_lsn)?;
+            return self.queue.remove(last).map(|held| (held, out));
+        }
         self.queue.pop_front().map(|held| (held, out))
     }
 }

@@ -135,6 +135,11 @@ impl<P: Port> Worker<P> {
     }
 
     pub(crate) fn apply_one(&mut self, peer: NodeId, record: &FlowRecord, idle_s: u16) -> bool {
+        if record.life == Life::Dead
+            && state::mutation::is(state::mutation::Mutation::LoseTombstones)
+        {
+            return true;
+        }
         let now_s = self.now.s();
         let seen_s = now_s.saturating_sub(u32::from(idle_s));
         // With `ecmp`, who tells of a flow of another's slot handles it.

@@ -492,6 +492,7 @@ impl<P: Port> Worker<P> {
     #[inline]
     pub(crate) fn view_is_valid(&self) -> bool {
         self.now.us <= self.node.view_valid_until_us.load(Ordering::Relaxed)
+            || state::mutation::is(state::mutation::Mutation::TrustOldView)
     }
 
     fn take_messages(&mut self) -> usize {

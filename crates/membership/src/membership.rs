@@ -542,7 +542,8 @@ impl Membership {
     fn settle(&mut self) {
         for at in 0..self.peers.len() {
             let peer = &mut self.peers[at];
-            if peer.alive && self.now_ms >= peer.expires_ms {
+            let silent = self.now_ms >= peer.expires_ms;
+            if peer.alive && silent && !state::mutation::is(state::mutation::Mutation::NobodyDies) {
                 peer.die();
                 let silent_ms = self.now_ms - peer.heard_ms.unwrap_or(self.now_ms);
                 let (peer, incarnation) = (peer.id, peer.incarnation);
@@ -670,6 +671,11 @@ impl Membership {
         let unsettled = self.lost_owners_unsettled();
         let blocks = |peer: &&Peer| match peer.state() {
             // One that does not hear this node sends it no changes, whatever it sent before.
+            MemberState::Active
+                if state::mutation::is(state::mutation::Mutation::ActiveTooSoon) =>
+            {
+                false
+            }
             MemberState::Active => !peer.synced() || !peer.hears.contains(self.me),
             // While it hands over it still owns what this node may be the heir of.
             MemberState::Draining if peer.announced == Announced::HandingOver => !peer.synced(),

@@ -295,7 +295,11 @@ impl Receiver {
                 return true;
             }
             lane.due = false;
-            let (run, last) = lane.applied;
+            let (run, last) =
+                match state::mutation::is(state::mutation::Mutation::AcknowledgeUnapplied) {
+                    true => (lane.run, lane.received),
+                    false => lane.applied,
+                };
             let ack = Ack {
                 incarnation: self.incarnation,
                 dialer,
@@ -548,6 +552,9 @@ impl Receiver {
             records: count,
         });
         shared.counters.batches_received += 1;
+        if state::mutation::is(state::mutation::Mutation::AcknowledgeUnapplied) {
+            self.mark_due(peer, stream);
+        }
         shared.counters.records_received += count as u64;
         Ok(Told::Nothing)
     }

@@ -363,7 +363,8 @@ impl Sender {
         self.targets.retain(|peer, target| {
             let keep = wanted
                 .get(peer)
-                .is_some_and(|now| now.incarnation == target.incarnation);
+                .is_some_and(|now| now.incarnation == target.incarnation)
+                || state::mutation::is(state::mutation::Mutation::KeepDeadTargets);
             if !keep {
                 target.detach(shared);
                 let (peer, incarnation) = (*peer, target.incarnation);
@@ -372,7 +373,10 @@ impl Sender {
             keep
         });
         // Targets that are new get everything anyway.
-        if !self.targets.is_empty() && !adopted.is_empty() {
+        if !self.targets.is_empty()
+            && !adopted.is_empty()
+            && !state::mutation::is(state::mutation::Mutation::SkipAdoption)
+        {
             self.adoption.remaining.extend(&adopted);
             shared.event(Event::Adopting {
                 slots: adopted.len(),
@@ -823,6 +827,10 @@ impl Sender {
                     lane.acknowledged(applied);
                 }
                 lane.resume();
+                if state::mutation::is(state::mutation::Mutation::ResumeTooFar) {
+                    lane.acknowledged(self.logs[worker].next() - 1);
+                    lane.resume();
+                }
                 behind_records += self.logs[worker].next() - 1 - lane.done();
                 shared.resume(wire, worker, lane);
             }
@@ -912,6 +920,9 @@ impl Sender {
         } else {
             acked.sort_unstable_by(|a, b| b.cmp(a));
             match self.options.hold_acks {
+                HoldAcks::All if state::mutation::is(state::mutation::Mutation::ReleaseEarly) => {
+                    acked[0]
+                }
                 HoldAcks::All => acked[len - 1],
                 HoldAcks::Count(count) => acked[count.min(len) - 1],
             }

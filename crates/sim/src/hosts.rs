@@ -314,7 +314,7 @@ impl Hosts {
                 }
             }
             Body::Asking(asking) => {
-                if let Some(request) = asking.act(now_us) {
+                for request in asking.act(now_us) {
                     let frame = ask(flow.client, flow.server, flow.proto, request);
                     self.out.push((INSIDE, from_host(frame, flow.client.ip())));
                 }
@@ -618,14 +618,15 @@ impl Tcp {
 }
 
 impl Asking {
-    fn act(&mut self, now_us: u64) -> Option<u16> {
-        if now_us < self.next_us || now_us >= self.until_us {
-            return None;
+    /// The numbers of the requests that are sent now: often several, one right behind the other.
+    fn act(&mut self, now_us: u64) -> std::ops::RangeInclusive<u16> {
+        let before = self.asked;
+        if now_us >= self.next_us && now_us < self.until_us {
+            self.next_us = now_us + self.every_us;
+            self.asked += 1 + (self.asked + 1) % 3;
+            self.unanswered_us.get_or_insert(now_us);
         }
-        self.next_us = now_us + self.every_us;
-        self.asked += 1;
-        self.unanswered_us.get_or_insert(now_us);
-        Some(self.asked)
+        before + 1..=self.asked
     }
 
     /// An answer has come; tells whether it is a new one.

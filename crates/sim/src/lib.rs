@@ -12,6 +12,8 @@
 #![forbid(unsafe_code)]
 
 mod hosts;
+#[cfg(feature = "mutations")]
+pub mod mutations;
 mod net;
 mod node;
 mod options;

@@ -43,6 +43,10 @@ struct Args {
     /// Prints everything that happens; with --seed.
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Puts deliberate bugs into the code under test, one at a time, and shows that each is found
+    /// within so many seeds as `--seeds` says. Needs the feature `mutations`.
+    #[arg(long, conflicts_with_all = ["seed", "profile", "nodes", "time_s", "trace", "json"])]
+    mutations: bool,
     /// Prints the result as one line of JSON.
     #[arg(long)]
     json: bool,
@@ -50,6 +54,9 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.mutations {
+        return mutations(args.seeds);
+    }
     let fixed = Fixed {
         profile: args.profile,
         nodes: args.nodes.map(|nodes| nodes as usize),
@@ -97,4 +104,36 @@ fn trace(seed: u64, fixed: Fixed) -> ExitCode {
         }
         None => ExitCode::SUCCESS,
     }
+}
+
+#[cfg(feature = "mutations")]
+fn mutations(seeds: u64) -> ExitCode {
+    let mut survived = 0;
+    for mutation in state::mutation::Mutation::ALL {
+        let hunt = sim::mutations::hunt(mutation, seeds);
+        match hunt.found {
+            Some((seed, profile, failure)) => println!(
+                "{:20} found by seed {seed} of {profile}, after {} runs: {}",
+                format!("{mutation:?}"),
+                hunt.runs,
+                failure.invariant.name()
+            ),
+            None => {
+                survived += 1;
+                println!("{:20} SURVIVED {} runs", format!("{mutation:?}"), hunt.runs);
+            }
+        }
+    }
+    match survived {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+#[cfg(not(feature = "mutations"))]
+fn mutations(_: u64) -> ExitCode {
+    eprintln!(
+        "mutations are not built in: cargo run --release -p sim --features mutations -- --mutations"
+    );
+    ExitCode::from(2)
 }

@@ -141,6 +141,8 @@ pub(crate) struct Process {
     /// Until then every turn comes late.
     pub(crate) slow_until_us: u64,
     rng: Rng,
+    /// When the membership core last had its turn.
+    pub(crate) looked_us: u64,
     /// The view that the replicator has.
     pub(crate) replicator_view: Arc<View>,
 }
@@ -203,7 +205,7 @@ impl Shape {
 
     pub(crate) fn ring(&self) -> usize {
         if self.options.faults.tiny_rings {
-            8
+            3
         } else {
             1024
         }
@@ -275,7 +277,7 @@ impl Process {
         };
         replication.window_records = 128;
         replication.chunk_records = 48;
-        replication.digest_every_us = 1_500_000;
+        replication.digest_every_us = if options.digests { 1_500_000 } else { 0 };
         let mut replicator = Replicator::new(replication).expect("the options are in range");
         replicator.on_view(view.clone(), clock.us(now_us));
         let timing = shape.cluster.timing();
@@ -313,6 +315,7 @@ impl Process {
             paused_until_us: 0,
             slow_until_us: 0,
             rng,
+            looked_us: now_us,
             replicator_view: view,
         };
         for worker in 0..it.workers.len() {
@@ -707,6 +710,7 @@ impl Process {
     /// One turn of the membership core: what was heard, then what time brings.
     pub(crate) fn member_turn(&mut self, outside: &mut Outside<'_>) {
         let now_us = self.clock.us(outside.now_us);
+        self.looked_us = outside.now_us;
         while let Some(heard) = self.member.inbox.pop_front() {
             match heard {
                 Heard::Datagram { peer, bytes } => {

@@ -1,7 +1,7 @@
 //! What must hold, judged from outside: from the tables, the views and the packets, never from
 //! what the code under test says of itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use engine::Counter;
 use flowtable::FlowTable;
@@ -9,6 +9,7 @@ use membership::{MemberState, View};
 use state::{FlowKey, FlowRecord, Life, NodeId, NodeSet, SyncMode, slot_of, worker_of};
 use wire::{Net, ip};
 
+use crate::hosts::OUTSIDE;
 use crate::node::{Process, Shape, TOMBSTONE_S, Worked};
 use crate::report::{Failure, Invariant, Stats};
 
@@ -18,9 +19,8 @@ const BURY_AFTER_US: u64 = 3_000_000;
 /// Seconds by which a tombstone may outlive its time: two sweeps over the largest table.
 const SWEEP_S: u32 = 16;
 
-/// Whether nodes compare what they hold and repair it. Until they do, what two sides of a partition
-/// did without each other can stay different, and a copy whose deletion was lost can stay.
-const REPAIRED: bool = false;
+/// Requests of one flow that are remembered at one node.
+const ARRIVALS_MAX: usize = 64;
 
 /// What is known of one key.
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ struct Facts {
     seen: Vec<(NodeId, u64, u64)>,
     /// The greatest incarnation whose state may be outside of the cluster.
     protected: u64,
+    /// The greatest incarnation of which a packet has left a node.
+    left: u64,
     /// The greatest incarnation that was dead everywhere.
     buried: u64,
     /// Since when an incarnation is dead everywhere that it is known.
@@ -41,6 +43,8 @@ pub(crate) struct Oracle {
     facts: BTreeMap<FlowKey, Facts>,
     /// Since when nothing disturbs the cluster.
     pub(crate) calm_since_us: Option<u64>,
+    /// By node and flow: the numbers of requests that arrived and have not left, in order.
+    arrivals: BTreeMap<(usize, FlowKey), VecDeque<u16>>,
 }
 
 /// Which parts of the checks the options switch off, and why.
@@ -48,6 +52,12 @@ pub(crate) struct Oracle {
 pub(crate) struct Rules {
     /// Acknowledgements that release a packet; 0 for all targets.
     pub(crate) hold_acks: usize,
+    /// Microseconds of true time that a view may be old.
+    pub(crate) view_us_max: u64,
+    /// Packets come to their worker at once, so that they leave in the order of their arrival.
+    pub(crate) in_order: bool,
+    /// Nodes compare their copies, or nothing happens that would need it.
+    pub(crate) repaired: bool,
     /// Targets may refuse records for want of room.
     pub(crate) tables_overflow: bool,
     /// Frames are damaged, or runs refused for their clock.
@@ -83,7 +93,11 @@ impl Oracle {
             return Ok(());
         }
         let view = process.shared.view.load();
-        for (_, frame) in &worked.sent {
+        self.judge_age(process, rules, at_us)?;
+        for (port, frame) in &worked.sent {
+            if rules.in_order && *port == OUTSIDE {
+                self.judge_order(process.node, frame, at_us)?;
+            }
             let Some(record) = flow_of(frame, table) else {
                 continue;
             };
@@ -92,6 +106,10 @@ impl Oracle {
             }
             stats.packets_checked += 1;
             let facts = self.facts.entry(record.key).or_default();
+            if facts.left < record.incarnation {
+                facts.left = record.incarnation;
+                stats.openings_checked += 1;
+            }
             if facts.protected >= record.incarnation {
                 continue;
             }
@@ -105,7 +123,12 @@ impl Oracle {
                         .collect(),
                     false => lacking,
                 };
-                let has = targets.len() - lacking.len();
+                // Where some acknowledgements are enough, those of joining nodes count as well.
+                let all = view.targets[me.index()];
+                let has = match rules.hold_acks {
+                    0 => targets.len() - lacking.len(),
+                    _ => all.len() - facts.lacking(record.incarnation, all, &view).len(),
+                };
                 let needed = match rules.hold_acks {
                     0 => targets.len(),
                     n => n.min(targets.len()),
@@ -123,9 +146,62 @@ impl Oracle {
                 }
             }
             facts.protected = record.incarnation;
-            stats.openings_checked += 1;
         }
         Ok(())
+    }
+
+    /// A node that has not looked at its peers for longer than they may be silent does not know who
+    /// owns what, and sends nothing.
+    fn judge_age(&self, process: &Process, rules: Rules, at_us: u64) -> Result<(), Failure> {
+        let age_us = at_us - process.looked_us;
+        if age_us <= rules.view_us_max {
+            return Ok(());
+        }
+        Err(Failure {
+            invariant: Invariant::StaleView,
+            at_us,
+            what: format!(
+                "node {} sends by a view that is {age_us} us old; {} us is the most",
+                process.node, rules.view_us_max
+            ),
+        })
+    }
+
+    /// A datagram of a client arrives at a node.
+    pub(crate) fn arrived(&mut self, node: usize, frame: &[u8]) {
+        if let Some((key, number)) = numbered(frame) {
+            let arrivals = self.arrivals.entry((node, key)).or_default();
+            arrivals.push_back(number);
+            if arrivals.len() > ARRIVALS_MAX {
+                arrivals.pop_front();
+            }
+        }
+    }
+
+    /// A run of a node has begun: it knows of no packets.
+    pub(crate) fn started(&mut self, node: usize) {
+        self.arrivals.retain(|(of, _), _| *of != node);
+    }
+
+    /// Packets of one flow leave a node in the order in which they arrived.
+    fn judge_order(&mut self, node: usize, frame: &[u8], at_us: u64) -> Result<(), Failure> {
+        let Some((key, number)) = numbered(frame) else {
+            return Ok(());
+        };
+        let Some(arrivals) = self.arrivals.get_mut(&(node, key)) else {
+            return Ok(());
+        };
+        match arrivals.iter().position(|arrived| *arrived == number) {
+            Some(at) => {
+                arrivals.drain(..=at);
+                Ok(())
+            }
+            None => Err(Failure {
+                invariant: Invariant::OutOfOrder,
+                at_us,
+                what: format!("node {node} sends request {number} of {key} behind later ones"),
+            }),
+        }
     }
 
     /// After a node has come to another view: what was held for targets that are none any more is
@@ -255,6 +331,15 @@ fn refused_any(process: &Option<Process>) -> bool {
     })
 }
 
+/// The flow and the number of a client's request over UDP.
+fn numbered(frame: &[u8]) -> Option<(FlowKey, u16)> {
+    let p = wire::parse(frame).ok()?;
+    let request = p.proto == ip::UDP && p.dport < p.sport;
+    let payload = frame.get(usize::from(p.payload)..)?.first_chunk::<2>()?;
+    let (key, _) = FlowKey::new(p.src, p.dst, p.sport, p.dport, p.proto);
+    request.then_some((key, u16::from_be_bytes(*payload)))
+}
+
 /// The flow that a forwarded frame is of, as the sender's table has it.
 fn flow_of<'a>(frame: &[u8], table: &'a FlowTable) -> Option<&'a FlowRecord> {
     let p = wire::parse(frame).ok()?;
@@ -340,8 +425,15 @@ fn bounds(process: &Process, shape: &Shape, rules: Rules, at_us: u64) -> Result<
 
 /// Whether redundancy is whole: all nodes have the same view and are active in it, and every
 /// protected flow is with all targets of its owner. Says what is missing.
-pub(crate) fn whole(processes: &[Option<Process>], stats: &mut Stats) -> Result<(), String> {
+pub(crate) fn whole(
+    processes: &[Option<Process>],
+    rules: Rules,
+    stats: &mut Stats,
+) -> Result<(), String> {
     let view = agreed_view(processes)?;
+    if rules.tables_overflow {
+        return Ok(());
+    }
     for process in processes.iter().flatten() {
         let me = NodeId::new(process.node as u8).expect("at most 16 nodes");
         for core in &process.workers {
@@ -353,7 +445,11 @@ pub(crate) fn whole(processes: &[Option<Process>], stats: &mut Stats) -> Result<
                 for target in view.targets[me.index()].iter() {
                     stats.flows_compared += 1;
                     let copy = copy_at(processes, target, &record.key);
-                    if copy.is_none_or(|copy| copy.incarnation < record.incarnation) {
+                    let knows = |copy: &FlowRecord| {
+                        (copy.incarnation, copy.life) >= (record.incarnation, Life::Alive)
+                            && (copy.life == Life::Alive || copy.incarnation > record.incarnation)
+                    };
+                    if !copy.is_some_and(knows) {
                         return Err(format!(
                             "node {target} lacks {}, which node {me} owns",
                             record.key
@@ -368,9 +464,15 @@ pub(crate) fn whole(processes: &[Option<Process>], stats: &mut Stats) -> Result<
 
 /// Whether everything is equal everywhere: besides redundancy, all that targets hold is as their
 /// owners have it, windows aside, and nobody believes in a flow that its owner does not have.
-pub(crate) fn converged(processes: &[Option<Process>], stats: &mut Stats) -> Result<(), String> {
-    whole(processes, stats)?;
-    if !REPAIRED {
+pub(crate) fn converged(
+    processes: &[Option<Process>],
+    rules: Rules,
+    stats: &mut Stats,
+) -> Result<(), String> {
+    whole(processes, rules, stats)?;
+    if rules.tables_overflow || !rules.repaired {
+        // What found no room is missing until there is some; and who was taken for dead may have missed
+        // deletions, which nobody repairs.
         return Ok(());
     }
     let view = agreed_view(processes)?;

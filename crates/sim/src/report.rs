@@ -9,6 +9,10 @@ use std::fmt;
 pub enum Invariant {
     /// A packet of an `ack` flow left before every current target had the flow.
     Unprotected,
+    /// A packet left under a view that was older than a peer may be silent.
+    StaleView,
+    /// Packets of one flow left in another order than that in which they arrived.
+    OutOfOrder,
     /// A connection that both ends held open was reset or starved within the rules.
     ConnectionLost,
     /// The cluster did not become whole again after a failure, or not equal after the last one.
@@ -28,6 +32,8 @@ impl Invariant {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Unprotected => "unprotected",
+            Self::StaleView => "stale-view",
+            Self::OutOfOrder => "out-of-order",
             Self::ConnectionLost => "connection-lost",
             Self::NotConverged => "not-converged",
             Self::Unbounded => "unbounded",

@@ -55,3 +55,13 @@ fn crashes_within_the_rules_lose_nothing() {
     let total = seeds(Profile::Crashes, 2..9);
     assert!(total.crashes > 3 && total.recoveries > 3, "{total:?}");
 }
+
+#[test]
+fn every_other_profile_keeps_its_invariants() {
+    for profile in Profile::ALL {
+        if !matches!(profile, Profile::Quiet | Profile::Crashes) {
+            let total = seeds(profile, 20..23);
+            assert!(total.scans > 0, "{profile}: {total:?}");
+        }
+    }
+}

@@ -188,11 +188,13 @@ impl FlowRecord {
     /// If the keys differ: the records are not copies of one flow.
     pub fn merge(&mut self, other: &Self) -> bool {
         assert!(self.key == other.key, "records of two flows cannot merge");
-        if other.incarnation < self.incarnation {
+        if other.incarnation < self.incarnation
+            && !crate::mutation::is(crate::mutation::Mutation::StaleRecordWins)
+        {
             return false;
         }
         let before = *self;
-        if other.incarnation > self.incarnation {
+        if other.incarnation != self.incarnation {
             *self = *other;
             return true;
         }

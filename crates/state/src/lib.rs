@@ -12,6 +12,7 @@ mod common;
 mod digest;
 mod flow;
 mod key;
+pub mod mutation;
 mod node;
 mod slot;
 mod tcp;
