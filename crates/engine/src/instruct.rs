@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 
 use flowtable::FlowId;
+use policy::ClassSync;
 use rtrb::{Consumer, Producer};
 use state::{Dir, FlowKey, Mark, SyncMode};
 
@@ -49,8 +50,9 @@ pub struct Instruct<B> {
 /// within its node.
 #[derive(Debug)]
 pub enum Instruction<B> {
-    /// Change what is known of a flow. The change is replicated as the flow's mode says; in an
-    /// `ack` flow, packets wait for a changed mark as they do for the flow's opening.
+    /// Change what is known of a flow. The change is replicated unless the flow is not; with
+    /// `[sync] marks = "ack"`, packets wait for a changed mark as they do for the opening of an
+    /// `ack` flow.
     Modify {
         /// The flow.
         key: FlowKey,
@@ -226,11 +228,11 @@ impl<P: Port> Worker<P> {
                 let entry = self.table.entry_mut(id);
                 let version = entry.record.mark.version.saturating_add(1);
                 entry.record.mark = Mark { version, value };
-                let sync = entry.record.class.sync;
-                if sync != SyncMode::None {
-                    self.emit(id);
+                if entry.record.class.sync == SyncMode::None {
+                    return Ok(());
                 }
-                if sync == SyncMode::Ack {
+                self.emit(id);
+                if self.policy.value().marks == ClassSync::Ack {
                     let local = &mut self.table.entry_mut(id).local;
                     local.hold_lsn = local.lsn;
                 }

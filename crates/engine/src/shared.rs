@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crossbeam::utils::CachePadded;
 use membership::View;
 use parking_lot::Mutex;
-use policy::{Classifier, RuleSet};
+use policy::{ClassSync, Classifier, RuleSet};
 
 use crate::common::Common;
 
@@ -85,6 +85,8 @@ pub struct Policy {
     pub generation: u32,
     /// The compiled rules.
     pub classifier: Classifier,
+    /// Whether packets wait until the backups have a mark that was set on their flow.
+    pub marks: ClassSync,
 }
 
 impl Policy {
@@ -93,6 +95,7 @@ impl Policy {
         Self {
             generation: rules.generation,
             classifier: Classifier::compile(rules),
+            marks: rules.sync_defaults().marks,
         }
     }
 }

@@ -2,10 +2,12 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::*;
 use engine::memory::MemoryBuf;
-use engine::{FlowChange, Instruct, Instruction, Notice, Refusal};
-use policy::SyncPolicy;
+use engine::{FlowChange, Instruct, Instruction, Notice, Policy, Refusal};
+use policy::{ClassSync, RuleSet, SyncDefaults, SyncPolicy, Zones};
 use replication::ToSync;
 use state::{FlowKey, FlowRecord, Life, v4_mapped};
 use wire::build;
@@ -93,6 +95,23 @@ fn a_changed_mark_is_replicated_and_packets_wait_for_it() {
     let mut merged = told[0];
     merged.merge(&second);
     assert_eq!(merged.mark.value, 3);
+}
+
+/// `[sync] marks = "async"`: the mark is replicated, and nothing waits for it.
+#[test]
+fn a_mark_that_need_not_be_protected_holds_nothing() {
+    let mut rig = connected(Setup::default());
+    let defaults = SyncDefaults {
+        marks: ClassSync::Async,
+        ..SyncDefaults::default()
+    };
+    let zones = Zones::new(["inside", "outside"]).unwrap();
+    let rules = RuleSet::new(1, zones, rig.rules(), defaults).unwrap();
+    rig.node.policy.publish(Arc::new(Policy::new(&rules)));
+    assert_eq!(outcome(&mut rig, modify(FlowChange::Mark(5))), Ok(()));
+    let frame = tcp(C, S, ACK | PSH, 101, 501, b"marked");
+    assert_eq!(rig.through(INSIDE, frame).len(), 1);
+    assert_eq!(changes(&rig.acknowledge())[0].mark.value, 5);
 }
 
 #[test]

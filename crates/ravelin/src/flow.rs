@@ -16,7 +16,7 @@ The answer comes when every backup has acknowledged.
 
 Example: ravelin flow sync tcp 10.1.0.10:40000 10.2.0.10:80")]
     Sync(FlowArgs),
-    /// Give a flow another mark; packets of a flow with sync \"ack\" wait until the backups have it.
+    /// Give a flow another mark; with `[sync] marks = "ack"` its packets wait until the backups have it.
     #[command(after_help = "Example: ravelin flow mark 7 tcp 10.1.0.10:40000 10.2.0.10:80")]
     Mark {
         /// The mark, a number of 32 bits.
