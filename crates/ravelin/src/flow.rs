@@ -35,7 +35,7 @@ pub(crate) struct FlowArgs {
     /// tcp, udp, icmp, ... or a number.
     #[arg(value_parser = proto)]
     proto: Proto,
-    /// One end: ADDRESS:PORT, [ADDRESS]:PORT, or an address alone.
+    /// One end: `ADDRESS:PORT`, `[ADDRESS]:PORT`, or an address alone.
     #[arg(value_parser = end)]
     source: SocketAddr,
     /// The other end.
