@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Builds everything and runs every test: the unit and property tests of all crates, boot.sh on
-# made-up machines, the installable package, clusters of real daemons in network namespaces, and a short demo.
+# Builds everything and runs every test: the unit and property tests of all crates, the simulation's
+# fixed seeds among them, boot.sh on made-up machines, the installable package, the simulation's hunt
+# for deliberate bugs, clusters of real daemons in network namespaces, and a short demo.
 #
-#   test.sh           everything; 15 minutes from nothing on two cores, 7 when it is built
+#   test.sh           everything; 20 minutes from nothing on two cores, 9 when it is built
 #   test.sh --fast    without the clusters
 #
 # Wants Debian 12 or newer and Rust; installs what else is missing. As root (namespaces), or with
@@ -44,6 +45,8 @@ main() {
 	cargo_test unit 1200 "${options[@]}" --exclude e2e
 	single boot 120 scripts/boot_test.sh
 	single package 180 scripts/package_test.sh "$target/ci"
+	# Apart from the tests: the feature puts deliberate bugs into the crates under test.
+	single mutations 600 "${ROOT_CARGO[@]}" run --locked --profile ci -p sim --features mutations -- --mutations --seeds 600
 	if [[ $fast == no ]]; then
 		# The whole workspace again, so that cargo takes the same features and builds nothing anew.
 		# One cluster at a time: two on a small machine disturb each other.

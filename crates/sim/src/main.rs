@@ -54,8 +54,11 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let jobs = args.jobs.unwrap_or_else(|| {
+        std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+    });
     if args.mutations {
-        return mutations(args.seeds);
+        return mutations(jobs, args.seeds);
     }
     let fixed = Fixed {
         profile: args.profile,
@@ -66,9 +69,6 @@ fn main() -> ExitCode {
         return trace(seed, fixed);
     }
     let (from, seeds) = args.seed.map_or((args.from, args.seeds), |seed| (seed, 1));
-    let jobs = args.jobs.unwrap_or_else(|| {
-        std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
-    });
     let batch = Batch {
         from,
         seeds,
@@ -107,10 +107,26 @@ fn trace(seed: u64, fixed: Fixed) -> ExitCode {
 }
 
 #[cfg(feature = "mutations")]
-fn mutations(seeds: u64) -> ExitCode {
+fn mutations(jobs: usize, seeds: u64) -> ExitCode {
+    // Each is active on the thread that looks for it only.
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let all = state::mutation::Mutation::ALL;
+    let hunts = std::thread::scope(|scope| {
+        let look = || {
+            let at = || next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let mine = std::iter::from_fn(|| all.get(at()).copied());
+            mine.map(|mutation| sim::mutations::hunt(mutation, seeds))
+                .collect::<Vec<_>>()
+        };
+        let threads: Vec<_> = (0..jobs).map(|_| scope.spawn(look)).collect();
+        let hunts = threads.into_iter().map(|thread| thread.join());
+        hunts
+            .flat_map(|hunts| hunts.expect("a run's panic is caught"))
+            .collect::<Vec<_>>()
+    });
     let mut survived = 0;
-    for mutation in state::mutation::Mutation::ALL {
-        let hunt = sim::mutations::hunt(mutation, seeds);
+    for hunt in hunts {
+        let mutation = hunt.mutation;
         match hunt.found {
             Some((seed, profile, failure)) => println!(
                 "{:20} found by seed {seed} of {profile}, after {} runs: {}",
@@ -131,7 +147,7 @@ fn mutations(seeds: u64) -> ExitCode {
 }
 
 #[cfg(not(feature = "mutations"))]
-fn mutations(_: u64) -> ExitCode {
+fn mutations(_: usize, _: u64) -> ExitCode {
     eprintln!(
         "mutations are not built in: cargo run --release -p sim --features mutations -- --mutations"
     );
