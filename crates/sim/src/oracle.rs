@@ -31,6 +31,9 @@ struct Facts {
     protected: u64,
     /// The greatest incarnation of which a packet has left a node.
     left: u64,
+    /// The greatest incarnation that was held when packets were let go at their deadline: one of them
+    /// may wait for its neighbour's address and leave in a later turn.
+    released: u64,
     /// The greatest incarnation that was dead everywhere.
     buried: u64,
     /// Since when an incarnation is dead everywhere that it is known.
@@ -89,6 +92,12 @@ impl Oracle {
                 self.settle(key, peers);
             }
         }
+        if worked.released {
+            for record in held(table) {
+                let facts = self.facts.entry(record.key).or_default();
+                facts.released = facts.released.max(record.incarnation);
+            }
+        }
         if worked.sent.is_empty() {
             return Ok(());
         }
@@ -114,20 +123,20 @@ impl Oracle {
                 continue;
             }
             let targets = counting(&view, me);
-            if !targets.is_empty() && !worked.released {
-                let lacking = facts.lacking(record.incarnation, targets, &view);
-                let lacking: NodeSet = match rules.tables_overflow {
-                    true => lacking
-                        .iter()
-                        .filter(|peer| !refused_any(&peers[peer.index()]))
-                        .collect(),
-                    false => lacking,
+            let released = worked.released || facts.released >= record.incarnation;
+            if !targets.is_empty() && !released {
+                // A target that refuses records for want of room acknowledges them all the same.
+                let lacking = |targets: NodeSet| -> NodeSet {
+                    let lacking = facts.lacking(record.incarnation, targets, &view);
+                    let excused =
+                        |peer: &NodeId| rules.tables_overflow && refused_any(&peers[peer.index()]);
+                    lacking.iter().filter(|peer| !excused(peer)).collect()
                 };
                 // Where some acknowledgements are enough, those of joining nodes count as well.
                 let all = view.targets[me.index()];
                 let has = match rules.hold_acks {
-                    0 => targets.len() - lacking.len(),
-                    _ => all.len() - facts.lacking(record.incarnation, all, &view).len(),
+                    0 => targets.len() - lacking(targets).len(),
+                    _ => all.len() - lacking(all).len(),
                 };
                 let needed = match rules.hold_acks {
                     0 => targets.len(),
@@ -139,8 +148,10 @@ impl Oracle {
                         at_us,
                         what: format!(
                             "node {me} let a packet of {} (incarnation {:x}) go; its targets are {targets:?}, \
-                             and {lacking:?} never had the flow",
-                            record.key, record.incarnation
+                             and {:?} never had the flow",
+                            record.key,
+                            record.incarnation,
+                            lacking(targets)
                         ),
                     });
                 }
@@ -359,6 +370,15 @@ pub(crate) fn records(table: &FlowTable) -> impl Iterator<Item = &FlowRecord> {
     (0..table.capacity())
         .filter_map(|place| table.at(place))
         .map(|id| &table.entry(id).record)
+}
+
+/// The flows with packets that are or were held until targets know them.
+fn held(table: &FlowTable) -> impl Iterator<Item = &FlowRecord> {
+    (0..table.capacity())
+        .filter_map(|place| table.at(place))
+        .map(|id| table.entry(id))
+        .filter(|entry| entry.local.hold_lsn != 0)
+        .map(|entry| &entry.record)
 }
 
 fn bounds(process: &Process, shape: &Shape, rules: Rules, at_us: u64) -> Result<(), Failure> {
