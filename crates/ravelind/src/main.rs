@@ -15,6 +15,7 @@ mod member;
 mod pin;
 mod policies;
 mod ports;
+mod runs;
 mod state;
 mod sync;
 mod workers;

@@ -349,15 +349,20 @@ impl MemberCore {
                 tracing::error!("{event}");
             }
             Told::ConfigDiffers { .. } => tracing::error!("{event}"),
-            Told::Unheard { .. } => tracing::warn!("{event}"),
+            // Its run may have changed twice while we looked: our heartbeats would go to a dead one
+            // until the connection's idle timeout. At most once per loss of being heard.
+            Told::Unheard { peer } => {
+                tracing::warn!("{event}");
+                self.endpoint
+                    .redial(peer.raw(), "the peer does not hear this node");
+            }
             _ => tracing::info!("{event}"),
         }
     }
 
     /// Our connection leads to a run of the peer that is gone.
     fn dial_anew(&self, peer: NodeId) {
-        self.endpoint.close(peer.raw(), "the peer has restarted");
-        self.endpoint.redial_now(peer.raw());
+        self.endpoint.redial(peer.raw(), "the peer has restarted");
     }
 
     /// A node whose worker stands still must not keep its slots.

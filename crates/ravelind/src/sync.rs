@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use config::{Cluster, Config, Idle};
 use engine::SnapshotReader;
-use membership::{MemberState, View};
+use membership::View;
 use replication::{Connection, Event as Told, HoldAcks, Options, Output, Replicator};
 use state::NodeId;
 use telemetry::counters::Counts;
@@ -21,6 +21,7 @@ use crate::common_sync::{Desk, block_for_ms};
 use crate::error::Error;
 use crate::idle::Rest;
 use crate::pin;
+use crate::runs::Runs;
 use crate::state::Board;
 use crate::workers::Ends;
 
@@ -108,8 +109,7 @@ struct SyncCore {
     replicator: Replicator,
     ends: Vec<Ends>,
     names: HashMap<u8, String>,
-    /// Peers that were dead in a view since we last connected to them, with the run that died.
-    stale: HashMap<PeerId, u64>,
+    runs: Runs,
     view: SnapshotReader<View>,
     board: Arc<Board>,
     desk: Desk,
@@ -188,7 +188,7 @@ pub(crate) fn start(
                 replicator,
                 ends,
                 names,
-                stale: HashMap::new(),
+                runs: Runs::default(),
                 view: board.view.reader(),
                 board,
                 desk: Desk::new(publish),
@@ -329,37 +329,25 @@ impl SyncCore {
     fn leave_dead_runs(&mut self) {
         for member in &self.view.value().members {
             let peer = member.id.raw();
-            if member.incarnation == 0 {
-                // Not heard of yet: whatever we are connected to is its first run.
-                continue;
-            }
-            if member.state == MemberState::Dead {
-                let connected = self
-                    .board
-                    .sync
-                    .lock()
-                    .peers
-                    .get(&peer)
-                    .is_some_and(|p| p.connected);
-                if connected {
-                    self.stale.entry(peer).or_insert(member.incarnation);
-                }
-            } else if self
-                .stale
-                .remove(&peer)
-                .is_some_and(|dead| dead != member.incarnation)
-            {
-                self.endpoint.close(peer, "the peer has restarted");
-                self.endpoint.redial_now(peer);
+            let greeted = self.replicator.connected_run(member.id);
+            if self.runs.is_outlived(peer, greeted, member.incarnation) {
+                self.endpoint.redial(peer, "the peer has restarted");
             }
         }
+    }
+
+    /// The run of a peer in the view; 0 when there is none.
+    fn run_in_view(&self, peer: NodeId) -> u64 {
+        let members = &self.view.value().members;
+        let member = members.iter().find(|m| m.id == peer);
+        member.map_or(0, |m| m.incarnation)
     }
 
     fn on_event(&mut self, event: Event, now_us: u64) {
         match event {
             Event::Connected { peer } => {
-                self.stale.remove(&peer);
                 if let Some(node) = NodeId::new(peer) {
+                    self.runs.connected(peer, self.run_in_view(node));
                     tracing::info!("sync: connected to {}", self.name(peer));
                     self.with_peer(peer, |report| {
                         report.connected = true;
@@ -369,6 +357,7 @@ impl SyncCore {
                 }
             }
             Event::Disconnected { peer, why } => {
+                self.runs.disconnected(peer);
                 if let Some(node) = NodeId::new(peer) {
                     tracing::warn!("sync: connection to {} is gone: {why}", self.name(peer));
                     self.with_peer(peer, |report| {

@@ -207,6 +207,12 @@ impl Replicator {
         }
     }
 
+    /// The run (incarnation) of `peer` that has answered the greeting on the connection that this
+    /// node dialed; `None` before that, and without a connection.
+    pub fn connected_run(&self, peer: NodeId) -> Option<u64> {
+        self.sender.greeted(peer).map(|(_, run)| run)
+    }
+
     /// Takes back an output for which the driver has no room now. It comes again, in order, once
     /// the driver says that there is room, or at the next [`tick`](Self::tick).
     pub fn refused(&mut self, output: Output) {

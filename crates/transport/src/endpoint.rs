@@ -215,6 +215,17 @@ impl Endpoint {
         }
     }
 
+    /// Leaves the connection that we dialed and dials the peer anew, without a back-off: for a
+    /// connection that leads to a run of the peer that is gone. The connection that the peer has
+    /// dialed stays, as its new run may have dialed it already. The end of the old connection is
+    /// told as [`DisconnectReason::ClosedHere`](crate::DisconnectReason::ClosedHere).
+    pub fn redial(&self, peer: PeerId, reason: &str) {
+        if let Some(slot) = self.slot(peer) {
+            slot.close_dialed(CloseCode::Asked, reason);
+            slot.nudge.notify_one();
+        }
+    }
+
     /// Whether to dial a peer; `true` at the start. Withdrawing it closes both connections; the
     /// peer may still dial us.
     pub fn set_wanted(&self, peer: PeerId, wanted: bool) {

@@ -206,12 +206,17 @@ impl PeerSlot {
 
     /// Closes both connections.
     pub(crate) fn close(&self, code: CloseCode, reason: &str) {
+        self.close_dialed(code, reason);
+        if let Some(session) = &*self.session() {
+            session.close(code, reason);
+        }
+    }
+
+    /// Closes the connection that we dialed, and leaves the one that the peer dialed.
+    pub(crate) fn close_dialed(&self, code: CloseCode, reason: &str) {
         if let Some(link) = &mut *self.link() {
             link.closed_because = Some(reason.to_owned());
             link.conn.close(code.varint(), reason.as_bytes());
-        }
-        if let Some(session) = &*self.session() {
-            session.close(code, reason);
         }
     }
 }

@@ -230,3 +230,36 @@ async fn a_peer_that_moves_is_found_at_its_new_address() {
         b.local_addr().unwrap()
     );
 }
+
+#[tokio::test]
+async fn dialing_anew_leaves_the_connection_that_the_peer_dialed() {
+    let site = Site::new("alpha", &["n1", "n2"]);
+    // With these times, a back-off would be noticed.
+    let slow = Tuning {
+        backoff_min: Duration::from_secs(600),
+        backoff_max: Duration::from_secs(600),
+        ..Tuning::default()
+    };
+    let (mut a, mut b) = site.pair(slow.clone(), slow).await;
+    a.redial(2, "the peer has restarted");
+    match next(&mut a).await {
+        Event::Disconnected { peer: 2, why } => {
+            assert!(
+                matches!(why, DisconnectReason::ClosedHere { .. }),
+                "{why:?}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    connected(&mut a, 2).await;
+    // What b dialed is the connection of before: it carries frames, and b hears of no loss.
+    b.send(1, 0, vec![7]).unwrap();
+    match next(&mut a).await {
+        Event::Frame { frame, reply, .. } => reply.send(frame).unwrap(),
+        other => panic!("{other:?}"),
+    }
+    match next(&mut b).await {
+        Event::Answer { frame, .. } => assert_eq!(frame[..], [7]),
+        other => panic!("{other:?}"),
+    }
+}
