@@ -307,6 +307,7 @@ fn config(flows: u32, replicate: bool) -> Config {
             to: "10.64.0.0/10".parse().expect("a network"),
             via: "10.1.0.10".parse().expect("an address"),
         }],
+        neighbours: vec![],
         cluster_mac: None,
         replicate,
         burst: BURST,

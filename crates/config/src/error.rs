@@ -317,6 +317,22 @@ pub enum Fault {
     ViaFamily { to: IpNet, via: IpAddr },
     #[error("{to} is connected to \"{interface}\" already; remove the route")]
     RouteConnected { to: IpNet, interface: String },
+    #[error("there is no interface \"{given}\"; the interfaces are {interfaces}")]
+    NeighbourInterface { given: String, interfaces: String },
+    #[error("\"{0}\" is no address; write the neighbour's, such as \"10.2.0.254\"")]
+    NeighbourAddress(String),
+    #[error("{address} is on no network of \"{interface}\"; its networks are {connected}")]
+    NeighbourElsewhere {
+        address: IpAddr,
+        interface: String,
+        connected: String,
+    },
+    #[error("{0} is this node's own address; write the neighbour's")]
+    NeighbourSelf(IpAddr),
+    #[error("{0} is no station's address; write the neighbour's own, whose first byte is even")]
+    NeighbourMac(String),
+    #[error("{given} neighbours; there may be {most}")]
+    TooManyNeighbours { given: usize, most: usize },
     #[error("zone \"{zone}\" has no interface; the zones are {zones}")]
     UnknownZone { zone: String, zones: String },
     #[error(transparent)]

@@ -18,6 +18,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("[detect]", DETECT),
     ("[[interface]]", INTERFACE),
     ("[[route]]", ROUTE),
+    ("[[neighbour]]", NEIGHBOUR),
     ("[[rule]]", RULE),
     ("[sync]", SYNC),
     ("sync", DELAYED),
@@ -36,6 +37,7 @@ pub(crate) const TOP: &[&str] = &[
     "detect",
     "interface",
     "route",
+    "neighbour",
     "rule",
     "sync",
 ];
@@ -105,6 +107,7 @@ pub(crate) const TCP: &[&str] = &["strict", "pickup"];
 pub(crate) const INTERFACE: &[&str] =
     &["name", "device", "zone", "mtu", "vlan", "ping", "addresses"];
 pub(crate) const ROUTE: &[&str] = &["to", "via"];
+pub(crate) const NEIGHBOUR: &[&str] = &["interface", "address", "mac"];
 pub(crate) const RULE: &[&str] = &[
     "name",
     "from",

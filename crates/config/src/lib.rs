@@ -16,6 +16,7 @@ mod detect;
 mod eal;
 mod error;
 mod keys;
+mod neighbours;
 mod network;
 mod parse;
 mod reader;
@@ -32,6 +33,6 @@ pub use rules_file::{RulesFile, rules_from_str};
 pub use summary::Summary;
 pub use types::{
     Alone, AtDeadline, Cluster, Config, Control, Cores, Detect, Device, Distribution, Eal, Flows,
-    HoldAcks, Idle, Interface, Iova, Member, Pki, Route, Tcp, Timeouts, Worker,
+    HoldAcks, Idle, Interface, Iova, Member, Neighbour, Pki, Route, Tcp, Timeouts, Worker,
 };
 pub use value::duration;

@@ -8,7 +8,7 @@ use toml::de::DeTable;
 use crate::keys::TOP;
 use crate::reader::{Reader, Section};
 use crate::{Config, ConfigError, Fault};
-use crate::{cluster, cores, detect, eal, network, rules, timers};
+use crate::{cluster, cores, detect, eal, neighbours, network, rules, timers};
 
 impl Config {
     /// Reads a file. Paths in it are relative to its folder.
@@ -84,6 +84,7 @@ fn read(top: &Section<'_>, path: &Path, base: &Path) -> Option<Config> {
     let (cores, placements) = cores::cores(top, cluster.is_some());
     let (interfaces, zones) = network::interfaces(top, cluster.as_ref());
     let routes = network::routes(top, &interfaces);
+    let neighbours = neighbours::neighbours(top, &interfaces);
     let eal = eal::eal(top, &name, &cores, interfaces.len());
     let control = timers::control(top, base);
     let flows = timers::flows(top);
@@ -106,6 +107,7 @@ fn read(top: &Section<'_>, path: &Path, base: &Path) -> Option<Config> {
         detect,
         interfaces,
         routes,
+        neighbours,
         rules: rules?,
         warnings: Vec::new(),
         placements,

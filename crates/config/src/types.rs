@@ -42,6 +42,8 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// The routes, in the file's order.
     pub routes: Vec<Route>,
+    /// The neighbours that are not asked for their Ethernet addresses, in the file's order.
+    pub neighbours: Vec<Neighbour>,
     /// The rules, with the zones that interfaces name and the replication defaults. Their
     /// generation is 1; who loads a later file raises it.
     pub rules: RuleSet,
@@ -374,4 +376,15 @@ pub struct Route {
     pub via: IpAddr,
     /// The index in [`Config::interfaces`] of the interface that it leads out by.
     pub interface: usize,
+}
+
+/// A neighbour whose Ethernet address is given: it is neither asked for nor learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The index in [`Config::interfaces`] of the interface that it is on.
+    pub interface: usize,
+    /// Its address, on a network of the interface.
+    pub address: IpAddr,
+    /// Its Ethernet address, a unicast one.
+    pub mac: [u8; 6],
 }

@@ -65,7 +65,7 @@ fn text() {
         (
             "[flows]",
             "[flow]",
-            "n1.toml:34:2: flow: unknown key; known here are node, cluster, pki, eal, cores, control, flows, timeouts, tcp, detect, interface, route, rule, sync",
+            "n1.toml:34:2: flow: unknown key; known here are node, cluster, pki, eal, cores, control, flows, timeouts, tcp, detect, interface, route, neighbour, rule, sync",
         ),
         (
             "cpu = 2",
@@ -645,6 +645,74 @@ fn routes() {
             "n1.toml:52:6: route.to: \"0.0.0.0/0\" is already used by a route before it; give each its own",
         ),
     ]);
+}
+
+#[test]
+fn neighbours() {
+    let with = |interface: &str, address: &str, mac: &str| {
+        format!(
+            "[[neighbour]]\ninterface = \"{interface}\"\naddress = \"{address}\"\nmac = \"{mac}\"\n[[rule]]"
+        )
+    };
+    let good = with("outside", "10.2.0.254", "02:00:00:00:00:fe");
+    let good = good.trim_end_matches("[[rule]]");
+    let cases = [
+        (
+            "[[neighbour]]\n[[rule]]".to_owned(),
+            "n1.toml:51:1: neighbour.interface: is missing; write for instance interface = \"outside\" in each [[neighbour]]\nn1.toml:51:1: neighbour.address: is missing; write for instance address = \"10.2.0.254\" in each [[neighbour]]\nn1.toml:51:1: neighbour.mac: is missing; write for instance mac = \"02:00:00:00:00:fe\" in each [[neighbour]]",
+        ),
+        (
+            with("dmz", "10.2.0.254", "02:00:00:00:00:fe"),
+            "n1.toml:52:13: neighbour.interface: there is no interface \"dmz\"; the interfaces are inside, outside",
+        ),
+        (
+            with("outside", "router", "02:00:00:00:00:fe"),
+            "n1.toml:53:11: neighbour.address: \"router\" is no address; write the neighbour's, such as \"10.2.0.254\"",
+        ),
+        (
+            with("outside", "10.1.0.9", "02:00:00:00:00:fe"),
+            "n1.toml:53:11: neighbour.address: 10.1.0.9 is on no network of \"outside\"; its networks are 10.2.0.0/24",
+        ),
+        (
+            with("inside", "fd00:1::1", "02:00:00:00:00:fe"),
+            "n1.toml:53:11: neighbour.address: fd00:1::1 is this node's own address; write the neighbour's",
+        ),
+        (
+            with("outside", "10.2.0.254", "2:0:0:0:0:fe"),
+            "n1.toml:54:7: neighbour.mac: \"2:0:0:0:0:fe\" is no Ethernet address; write six bytes such as \"03:72:76:6c:00:01\"",
+        ),
+        (
+            with("outside", "10.2.0.254", "03:72:76:6c:00:01"),
+            "n1.toml:54:7: neighbour.mac: 03:72:76:6c:00:01 is no station's address; write the neighbour's own, whose first byte is even",
+        ),
+        (
+            format!(
+                "{good}{}",
+                with("outside", "10.2.0.254", "02:00:00:00:00:fd")
+            ),
+            "n1.toml:57:11: neighbour.address: \"10.2.0.254\" is already used by a neighbour before it; give each its own",
+        ),
+    ];
+    let table: Vec<_> = cases
+        .iter()
+        .map(|(new, expected)| ("[[rule]]", new.as_str(), *expected))
+        .collect();
+    check(&table);
+    let many: String = (0..1025)
+        .map(|n| {
+            with(
+                "inside",
+                &format!("fd00:1::{:x}", n + 2),
+                "02:00:00:00:00:fe",
+            )
+            .trim_end_matches("[[rule]]")
+            .to_owned()
+        })
+        .collect();
+    assert_eq!(
+        messages("[[rule]]", &format!("{many}[[rule]]")),
+        "n1.toml:4147:1: neighbour: 1025 neighbours; there may be 1024"
+    );
 }
 
 #[test]

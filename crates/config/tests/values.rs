@@ -109,6 +109,7 @@ fn defaults_are_those_of_the_document() {
     assert_eq!(config.interfaces[1].device.name(), "net_af_packet0");
     assert_eq!(config.interfaces[1].zone, 1);
     assert_eq!(config.routes[0].interface, 1);
+    assert_eq!(config.neighbours, []);
     assert_eq!(config.rules.generation, 1);
     assert_eq!(config.rules.zones().name(1), Some("outside"));
     let defaults = config.sync_defaults();
@@ -249,6 +250,21 @@ fn paths_are_relative_to_the_file() {
     let config = Config::load(&file).unwrap();
     assert_eq!(config.pki.unwrap().ca, folder.path().join("ca.pem"));
     assert_eq!(config.path, file);
+}
+
+#[test]
+fn neighbours_are_told_by_interface_and_address() {
+    let with = "[[neighbour]]\ninterface = \"inside\"\naddress = \"fd00:1::9\"\n\
+                mac = \"02:00:00:00:00:09\"\n";
+    let config = parse(&format!("{BASE}{with}"));
+    assert_eq!(
+        config.neighbours,
+        [config::Neighbour {
+            interface: 0,
+            address: "fd00:1::9".parse().unwrap(),
+            mac: [2, 0, 0, 0, 0, 9],
+        }]
+    );
 }
 
 #[test]

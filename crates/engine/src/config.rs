@@ -37,6 +37,17 @@ pub struct Route {
     pub via: IpAddr,
 }
 
+/// A neighbour whose Ethernet address is given: it is neither asked for nor learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The number of the interface that it is on.
+    pub interface: u8,
+    /// Its address, on a network of the interface.
+    pub address: IpAddr,
+    /// Its Ethernet address.
+    pub mac: Mac,
+}
+
 /// How long flows live without packets, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -116,6 +127,8 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// The static routes.
     pub routes: Vec<Route>,
+    /// Neighbours with given Ethernet addresses, besides the `hops` that can be learned.
+    pub neighbours: Vec<Neighbour>,
     /// How packets come to the nodes. With [`Distribution::Ecmp`] the interfaces' addresses are this
     /// node's own, and so is all that is said to neighbours.
     pub distribution: Distribution,

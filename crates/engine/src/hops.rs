@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use prefix_trie::PrefixMap;
 use wire::{Addr, Mac, addr_from_ip, addr_to_ip};
 
-use crate::config::{Interface, Route};
+use crate::config::{Interface, Neighbour, Route};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 /// Packets that wait for one next hop's address at most (Linux has 101 per neighbour; ours are
@@ -115,6 +115,8 @@ pub(crate) struct Hop<B> {
     solicit_us: u64,
     solicitations: u8,
     in_use: bool,
+    /// Its address was given: it is neither confirmed nor learned anew nor forgotten.
+    given: bool,
 }
 
 /// What housekeeping must do about a hop.
@@ -140,14 +142,24 @@ pub(crate) struct Hops<B> {
 }
 
 impl<B> Hops<B> {
-    pub(crate) fn with_capacity(capacity: usize) -> Self {
-        Self {
+    /// With those that are given, and room for so many besides.
+    pub(crate) fn new(learned: usize, given: &[Neighbour]) -> Self {
+        let capacity = learned + given.len();
+        let mut hops = Self {
             hops: Vec::with_capacity(capacity),
             index: HashMap::with_capacity(capacity * 2),
             free: Vec::with_capacity(capacity),
             capacity,
             epoch: 1,
+        };
+        for neighbour in given {
+            let address = addr_from_ip(neighbour.address);
+            let number = hops.number(neighbour.interface, address, 0);
+            let hop = hops.hop_mut(number.expect("there is room for every given one"));
+            hop.mac = Some(neighbour.mac);
+            hop.given = true;
         }
+        hops
     }
 
     /// Changes when numbers that flows remember may have become wrong. Never 0.
@@ -178,6 +190,7 @@ impl<B> Hops<B> {
             solicit_us: now_us,
             solicitations: 0,
             in_use: true,
+            given: false,
         };
         let number = match self.free.pop() {
             Some(number) => {
@@ -210,6 +223,9 @@ impl<B> Hops<B> {
             None => return None,
         };
         let hop = self.hop_mut(number);
+        if hop.given {
+            return None;
+        }
         hop.mac = Some(mac);
         hop.confirmed_us = now_us;
         hop.solicitations = 0;
@@ -224,7 +240,7 @@ impl<B> Hops<B> {
     /// Looks after one hop.
     pub(crate) fn tend(&mut self, number: u32, now_us: u64) -> Due {
         let hop = &mut self.hops[number as usize];
-        if !hop.in_use {
+        if !hop.in_use || hop.given {
             return Due::Nothing;
         }
         if hop.mac.is_some() {
@@ -331,7 +347,7 @@ mod tests {
     #[test]
     fn hops_are_asked_for_confirmed_and_given_up() {
         let mac = Mac([2, 0, 0, 0, 0, 1]);
-        let mut hops = Hops::<()>::with_capacity(2);
+        let mut hops = Hops::<()>::new(2, &[]);
         let n = hops.number(0, addr("10.1.0.7"), 0).unwrap();
         assert_eq!(hops.number(0, addr("10.1.0.7"), 5), Some(n));
         assert_eq!(hops.tend(n, 0), Due::Solicit);
@@ -366,5 +382,31 @@ mod tests {
         assert!(hops.number(1, addr("10.2.0.8"), now).is_some());
         assert!(hops.number(1, addr("10.2.0.9"), now).is_none(), "full");
         assert_eq!(hops.learn(1, addr("10.2.0.10"), mac, true, now), None);
+    }
+
+    #[test]
+    fn a_given_hop_stays_as_it_was_given() {
+        let given = Neighbour {
+            interface: 1,
+            address: "10.2.0.9".parse().unwrap(),
+            mac: Mac([2, 0, 0, 0, 0, 9]),
+        };
+        let mut hops = Hops::<()>::new(1, &[given]);
+        let n = hops.number(1, addr("10.2.0.9"), 0).unwrap();
+        assert_eq!(hops.hop(n).mac, Some(given.mac));
+        // Somebody else claims the address.
+        let other = Mac([2, 0, 0, 0, 0, 66]);
+        assert_eq!(hops.learn(1, addr("10.2.0.9"), other, true, 5), None);
+        assert_eq!(hops.hop(n).mac, Some(given.mac));
+        // Neither in use for long nor unused for long is it asked for or forgotten.
+        for now_us in [REACHABLE_US, 2 * REACHABLE_US, 10 * UNUSED_US] {
+            hops.hop_mut(n).used(now_us);
+            assert_eq!(hops.tend(n, now_us), Due::Nothing);
+            assert_eq!(hops.tend(n, now_us + UNUSED_US), Due::Nothing);
+        }
+        assert_eq!(hops.hop(n).mac, Some(given.mac));
+        // The room for learned ones is besides.
+        assert!(hops.number(1, addr("10.2.0.8"), 0).is_some());
+        assert!(hops.number(1, addr("10.2.0.7"), 0).is_none(), "full");
     }
 }

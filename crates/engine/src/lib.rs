@@ -39,7 +39,7 @@ mod worker;
 pub use membership::Distribution;
 
 pub use common::Common;
-pub use config::{AtDeadline, Config, Hold, Interface, Route, Timeouts, WhenAlone};
+pub use config::{AtDeadline, Config, Hold, Interface, Neighbour, Route, Timeouts, WhenAlone};
 pub use counters::{Counter, Counters, MalformedBy};
 pub use detect::Detect;
 pub use instruct::{AgentLink, FlowChange, Instruct, Instruction, Notice, Refusal};

@@ -301,7 +301,7 @@ impl<P: Port> Worker<P> {
             own_addresses,
             table: FlowTable::with_capacity(config.capacity, config.seed),
             routes: Routes::new(&config.interfaces, &config.routes),
-            hops: Hops::with_capacity(config.hops),
+            hops: Hops::new(config.hops, &config.neighbours),
             hold: HoldQueue::with_capacity(config.hold.capacity),
             asks: Asks::with_capacity(
                 match config.distribution {

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use engine::{FlowPage, Route};
+use engine::{FlowPage, Neighbour, Route};
 use policy::{Action, SyncPolicy};
 use state::{PROTO_TCP, TcpPhase};
 use wire::tcp::{ACK, FIN, RST, SYN};
@@ -414,6 +414,49 @@ fn an_unknown_neighbour_is_asked_for_and_given_up() {
         (p.icmp.kind, p.icmp.code, p.eth_dst),
         (icmpv4::UNREACHABLE, 1, CLIENT)
     );
+}
+
+#[test]
+fn a_neighbour_with_a_given_address_is_never_asked_for() {
+    let route = Route {
+        to: "192.0.2.0/24".parse().unwrap(),
+        via: ip("10.2.0.99"),
+    };
+    let neighbour = Neighbour {
+        interface: OUTSIDE as u8,
+        address: ip("10.2.0.99"),
+        mac: wire::Mac([2, 0, 0, 0, 0, 0x99]),
+    };
+    let mut rig = Rig::new(Setup {
+        cluster: false,
+        routes: vec![route],
+        neighbours: vec![neighbour],
+        ..Setup::default()
+    });
+    let (_, p) = one(rig.through(INSIDE, build::udp(at(C), at("192.0.2.5:9000"), b"1")));
+    assert_eq!((p.eth_dst, p.net), (neighbour.mac, Net::V4));
+    // Its address is believed for as long as the node lives, whoever else claims it.
+    let claim = wire::arp::Repr {
+        operation: wire::arp::Operation::Reply,
+        sender_mac: SERVER,
+        sender_ip: [10, 2, 0, 99].into(),
+        target_mac: GATEWAY[OUTSIDE],
+        target_ip: [10, 2, 0, 1].into(),
+    };
+    rig.put(OUTSIDE, build::arp(&claim));
+    rig.run_ms(100);
+    rig.advance(60_000_000);
+    rig.run_ms(100);
+    let (_, p) = one(rig.through(INSIDE, build::udp(at(C), at("192.0.2.5:9000"), b"2")));
+    assert_eq!(p.eth_dst, neighbour.mac);
+    // Nothing was asked: nothing else moved.
+    rig.moved(&[
+        ("rx_packets", 3),
+        ("forwarded", 2),
+        ("flow_opened", 2),
+        ("flow_expired", 1),
+        ("tx_packets", 2),
+    ]);
 }
 
 #[test]

@@ -164,6 +164,15 @@ fn worker_config(
                 via: r.via,
             })
             .collect(),
+        neighbours: config
+            .neighbours
+            .iter()
+            .map(|n| engine::Neighbour {
+                interface: n.interface as u8,
+                address: n.address,
+                mac: wire::Mac(n.mac),
+            })
+            .collect(),
         distribution: cluster.map_or(engine::Distribution::Filter, distribution),
         cluster_mac: cluster.and_then(|c| c.mac).map(wire::Mac),
         replicate: cluster.is_some(),

@@ -914,6 +914,7 @@ fn worker_config(shape: &Shape, me: NodeId, worker: usize, rng: &mut Rng) -> Con
         workers: shape.options.workers,
         interfaces: vec![interface("inside", 0), interface("outside", 1)],
         routes: vec![],
+        neighbours: vec![],
         cluster_mac: Some(CLUSTER),
         replicate: true,
         distribution: engine::Distribution::Filter,

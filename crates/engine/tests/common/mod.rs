@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 use engine::memory::{MemoryBuf, MemoryPort};
 use engine::{
     AgentLink, AtDeadline, Config, Counter, Cross, Distribution, FlowPage, Hold, Instruct,
-    Interface, Links, LogEntry, NodeShared, Notice, Now, Policy, Route, Timeouts, WhenAlone,
-    Worker, WorkerShared,
+    Interface, Links, LogEntry, Neighbour, NodeShared, Notice, Now, Policy, Route, Timeouts,
+    WhenAlone, Worker, WorkerShared,
 };
 use membership::{Member, MemberState, View};
 use policy::{
@@ -59,6 +59,7 @@ pub(crate) struct Setup {
     pub(crate) worker: usize,
     pub(crate) workers: usize,
     pub(crate) routes: Vec<Route>,
+    pub(crate) neighbours: Vec<Neighbour>,
     pub(crate) detect: Option<engine::Detect>,
 }
 
@@ -89,6 +90,7 @@ impl Default for Setup {
             worker: 0,
             workers: 1,
             routes: vec![],
+            neighbours: vec![],
         }
     }
 }
@@ -273,6 +275,7 @@ impl Rig {
                 ),
             ],
             routes: setup.routes,
+            neighbours: setup.neighbours,
             distribution: setup.distribution,
             cluster_mac: (setup.cluster && setup.distribution == Distribution::Filter)
                 .then_some(CLUSTER),
