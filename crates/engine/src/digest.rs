@@ -218,6 +218,12 @@ impl<P: Port> Worker<P> {
                 true
             }
             JobTarget::Heir(peer) => !self.digests.is_known_to(peer, slot, &entry.local),
+            // What was said last is not what there is now. A flow that ended before anybody was told
+            // of it is nobody's concern.
+            JobTarget::Untold(_) => {
+                let told = entry.local.digest;
+                told != entry.record.digest() && !(dead && told == 0)
+            }
             JobTarget::Owner(peer) => {
                 if self.view.value().owner(slot) != Some(peer) {
                     // Its word no longer counts: a later comparison is with another owner.

@@ -300,7 +300,12 @@ impl<P: Port> Worker<P> {
         }
         let told = match (job.target, job.id) {
             (JobTarget::Group, _) | (_, None) => {
+                // A change that found the ring full before its slot moved on is not for this node's
+                // targets any more: the new owner gets it (`JobTarget::Untold`, `JobTarget::Heir`).
+                let moved = self.config.distribution == Distribution::Filter
+                    && !(self.ownership.owned).contains(slot_of(&entry.record.key));
                 let wanted = self.is_told(id)
+                    && !moved
                     && entry.local.replicate_at_s == 0
                     // Tombstones of dirty slots are changes that were not sent yet.
                     && (entry.is_alive() || job.id.is_none());

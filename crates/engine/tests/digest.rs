@@ -462,6 +462,43 @@ fn an_heir_gets_what_changed_here_and_tombstones() {
     assert!(sent.iter().all(|r| r.class.sync != SyncMode::None));
 }
 
+/// A planned move: the new owner has all that was told, and gets what nobody was told.
+#[test]
+fn an_heir_that_was_told_everything_gets_what_nobody_was_told() {
+    let peer = node(PEER);
+    let mut rig = Rig::new(Setup {
+        changes: 4,
+        ..Setup::default()
+    });
+    let client_of = |n| build::udp(at(&client(n)), at("10.2.0.10:9000"), b"x");
+    rig.through(INSIDE, client_of(0));
+    rig.through(INSIDE, client_of(1));
+    rig.acknowledge();
+    // One whose replication is delayed, one that is not replicated at all, and one whose answer and one
+    // whose opening find the ring full.
+    let slow = build::udp(at(&client(2)), at("10.2.0.10:7000"), b"x");
+    rig.through(INSIDE, slow);
+    let ping = build::icmp_echo(ip("10.1.0.10"), ip(SERVER), true, 5, 1, b"");
+    rig.through(INSIDE, ping);
+    for n in 10..14 {
+        rig.through(INSIDE, client_of(n));
+    }
+    let answer = build::udp(at("10.2.0.10:9000"), at(&client(1)), b"y");
+    rig.through(OUTSIDE, answer);
+    rig.through(INSIDE, client_of(14));
+    rig.publish(view(2, |_| Some(PEER), &[PEER]));
+    rig.turn();
+    rig.acknowledge();
+    let sent = scan(&mut rig, JobTarget::Untold(peer));
+    let clients: Vec<_> = sent.iter().map(|it| it.key.source(it.class.origin).1).collect();
+    assert_eq!(clients, [1001, 1002, 1014]);
+    let answered = sent.iter().filter(|it| it.progress.replied()).count();
+    assert_eq!(answered, 1, "that of 1001 as it is now");
+    // What was deferred was told to this one alone: the targets are no targets of these slots.
+    rig.turn();
+    assert_eq!(rig.acknowledge(), []);
+}
+
 /// A verdict changes without a word until the flow is refreshed: whoever is told of it meanwhile is not
 /// the only one, or copies would differ for as long.
 #[test]

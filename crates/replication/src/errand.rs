@@ -6,9 +6,10 @@
 //! | answer | an owner | a copy that found a difference | all that it has of the slots |
 //! | push | that copy, afterwards | the owner | what the owner did not tell of ([`JobTarget::Owner`]) |
 //! | hand-over | a former owner | the new one, when that was no target | what it has of the slots ([`JobTarget::Heir`]) |
+//! | remainder | a former owner | the new one, when that was a target | what was told to nobody ([`JobTarget::Untold`]) |
 //!
 //! One errand to a peer is under way at a time, in chunks of slots as a snapshot. When the
-//! connection breaks a hand-over starts over; answers and pushes are forgotten, since the next
+//! connection breaks a hand-over or a remainder starts over; answers and pushes are forgotten, since the next
 //! comparison finds again what is still different.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,6 +27,7 @@ use crate::{JobId, JobTarget};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Purpose {
     HandOver,
+    Remainder,
     /// The peer's request of this number.
     Answer(u64),
     Push,
@@ -47,6 +49,7 @@ pub(crate) struct Errands {
 struct Peer {
     incarnation: u64,
     hand_over: SlotSet,
+    remainder: SlotSet,
     answer: Option<(u64, SlotSet)>,
     push: Option<SlotSet>,
     active: Option<Errand>,
@@ -85,6 +88,18 @@ impl Errands {
         self.to(peer, incarnation, shared).hand_over.extend(slots);
     }
 
+    /// These slots are the peer's from now on. It has, or will get, all that was told of them; what was
+    /// told to nobody yet it cannot have.
+    pub(crate) fn remainder(
+        &mut self,
+        peer: NodeId,
+        incarnation: u64,
+        slots: &SlotSet,
+        shared: &mut Shared,
+    ) {
+        (self.to(peer, incarnation, shared).remainder).extend(slots);
+    }
+
     /// The peer asks for these slots.
     pub(crate) fn answer(
         &mut self,
@@ -110,6 +125,7 @@ impl Errands {
         let fresh = || Peer {
             incarnation,
             hand_over: SlotSet::empty(),
+            remainder: SlotSet::empty(),
             answer: None,
             push: None,
             active: None,
@@ -135,7 +151,10 @@ impl Errands {
             if let (false, Some(errand)) = (here, &peer.active) {
                 errand.cancel(shared);
             }
-            owned.iter().for_each(|slot| peer.hand_over.remove(slot));
+            for slot in owned.iter() {
+                peer.hand_over.remove(slot);
+                peer.remainder.remove(slot);
+            }
             here
         });
     }
@@ -149,8 +168,10 @@ impl Errands {
         peer.push = None;
         if let Some(errand) = peer.active.take() {
             errand.cancel(shared);
-            if errand.purpose == Purpose::HandOver {
-                peer.hand_over.extend(&errand.slots);
+            match errand.purpose {
+                Purpose::HandOver => peer.hand_over.extend(&errand.slots),
+                Purpose::Remainder => peer.remainder.extend(&errand.slots),
+                Purpose::Answer(_) | Purpose::Push => {}
             }
         }
         self.tidy(id);
@@ -160,8 +181,12 @@ impl Errands {
     pub(crate) fn slots_to_hand_over(&self) -> usize {
         let of = |peer: &Peer| {
             let active = peer.active.as_ref();
-            let active = active.filter(|errand| errand.purpose == Purpose::HandOver);
-            peer.hand_over.len() + active.map_or(0, |errand| errand.slots.len())
+            let gives = |it: &&Errand| {
+                let purpose = it.purpose;
+                purpose == Purpose::HandOver || purpose == Purpose::Remainder
+            };
+            let active = active.filter(gives);
+            peer.hand_over.len() + peer.remainder.len() + active.map_or(0, |errand| errand.slots.len())
         };
         self.by_peer.values().map(of).sum()
     }
@@ -255,7 +280,11 @@ impl Errands {
 
     fn tidy(&mut self, id: NodeId) {
         let idle = |p: &Peer| {
-            p.active.is_none() && p.answer.is_none() && p.push.is_none() && p.hand_over.is_empty()
+            p.active.is_none()
+                && p.answer.is_none()
+                && p.push.is_none()
+                && p.hand_over.is_empty()
+                && p.remainder.is_empty()
         };
         if self.by_peer.get(&id).is_some_and(idle) {
             self.by_peer.remove(&id);
@@ -268,6 +297,8 @@ impl Peer {
     fn next(&mut self, workers: usize, wire: &Wire, shared: &mut Shared) -> Option<Errand> {
         let (purpose, slots) = if !self.hand_over.is_empty() {
             (Purpose::HandOver, std::mem::take(&mut self.hand_over))
+        } else if !self.remainder.is_empty() {
+            (Purpose::Remainder, std::mem::take(&mut self.remainder))
         } else if let Some((request, slots)) = self.answer.take() {
             (Purpose::Answer(request), slots)
         } else {
@@ -323,6 +354,7 @@ impl Errand {
             if !self.remaining.is_empty() {
                 let to = match self.purpose {
                     Purpose::HandOver => JobTarget::Heir(wire.peer),
+                    Purpose::Remainder => JobTarget::Untold(wire.peer),
                     Purpose::Answer(_) => JobTarget::Peer(wire.peer),
                     Purpose::Push => JobTarget::Owner(wire.peer),
                 };
@@ -380,7 +412,7 @@ impl Errand {
                 whole: false,
                 request: match self.purpose {
                     Purpose::Answer(request) => request,
-                    Purpose::HandOver | Purpose::Push => 0,
+                    Purpose::HandOver | Purpose::Remainder | Purpose::Push => 0,
                 },
             };
             shared.send(wire.peer, ERRANDS + worker as u16, &end);
@@ -392,7 +424,7 @@ impl Errand {
 impl Purpose {
     fn count(self, records: u64, counters: &mut Counters) {
         match self {
-            Self::HandOver => counters.records_handed_over += records,
+            Self::HandOver | Self::Remainder => counters.records_handed_over += records,
             Self::Answer(_) => counters.records_answered += records,
             Self::Push => counters.records_pushed += records,
         }

@@ -22,6 +22,9 @@ pub enum JobTarget {
     /// The slots' new owner, which was not a target: as snapshot records comes everything,
     /// tombstones too, but for what it told of itself and nobody else changed.
     Heir(NodeId),
+    /// The slots' new owner, which has all that this node ever told: as snapshot records comes what was
+    /// told to nobody yet, flows whose replication is delayed and changes that found the ring full.
+    Untold(NodeId),
 }
 
 /// The digest of a slot's flows: the sum of `FlowRecord::digest`.

@@ -501,7 +501,8 @@ impl Sender {
                         slots,
                         records,
                     }),
-                    Purpose::Answer(_) => {}
+                    // Seldom of any records, and of each slot that is given away.
+                    Purpose::Answer(_) | Purpose::Remainder => {}
                 }
             }
         }
@@ -745,6 +746,8 @@ impl Sender {
     /// Slots that this node had are another's now: if that was not a target with all that this
     /// node has, it is brought what it may lack. (After a partition both sides have gone on; a node
     /// that has joined is no target any more, and what it has not acknowledged yet is no longer sent.)
+    /// Of the other slots it is brought what this node has told nobody yet: flows whose replication is
+    /// delayed would be lost by a move that nothing forced.
     /// `unfinished` are slots that this node had come by itself, and had not told all of yet.
     fn hand_over(
         &mut self,
@@ -767,8 +770,8 @@ impl Sender {
             };
             let target = self.targets.get(&owner);
             let lacks = match target.filter(|it| it.incarnation == member.incarnation) {
-                None => slots,
-                Some(target) if target.snapshot.is_some() => slots,
+                None => slots.clone(),
+                Some(target) if target.snapshot.is_some() => slots.clone(),
                 Some(target) => {
                     let mut lacks = target.unacknowledged(owner, &self.logs, &slots);
                     lacks.extend(&slots.iter().filter(|it| unfinished.contains(*it)).collect());
@@ -777,6 +780,10 @@ impl Sender {
             };
             if !lacks.is_empty() {
                 (self.errands).hand_over(owner, member.incarnation, &lacks, shared);
+            }
+            let rest: SlotSet = slots.iter().filter(|it| !lacks.contains(*it)).collect();
+            if !rest.is_empty() {
+                (self.errands).remainder(owner, member.incarnation, &rest, shared);
             }
         }
     }

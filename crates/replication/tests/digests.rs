@@ -427,6 +427,45 @@ fn what_a_joined_node_has_not_acknowledged_is_brought_to_it() {
     assert_eq!(net.status(0).counters.records_handed_over, 50);
 }
 
+/// A node that is a target and has acknowledged everything takes slots: of those flows that nobody was told of
+/// yet it gets to know as well, over broken connections too, and of nothing a second time.
+#[test]
+fn what_nobody_was_told_moves_with_its_slot() {
+    let mut net = Net::new(&[2, 1, 1], 3, |_| ());
+    net.connect_all();
+    net.set_views(&view(1, &[1, 1, 1], &[2], ALL_OF_0, &[&[1, 2], &[0, 2]]));
+    for n in 0..40 {
+        net.packet(0, key(n));
+    }
+    for n in 40..60 {
+        net.packet_untold(0, key(n));
+    }
+    net.settle();
+    // Snapshots tell of them, and changes that reach all: these came later.
+    for n in 60..80 {
+        net.packet_untold(0, key(n));
+    }
+    net.settle();
+    assert!(!is_alive(&mut net, 2, 60));
+    net.set_views(&view(2, &[1, 1, 1], &[], |_| Some(2), &[&[1], &[0], &[0]]));
+    assert!(net.status(0).handing_over_slots > 0);
+    for _ in 0..5 {
+        for _ in 0..10 {
+            net.step();
+        }
+        net.disconnect(0, 2);
+        net.connect(0, 2);
+    }
+    net.settle();
+    for n in 0..80 {
+        assert!(is_alive(&mut net, 2, n), "{n}");
+    }
+    let status = net.status(0);
+    assert_eq!(status.handing_over_slots, 0);
+    let brought = status.counters.records_handed_over;
+    assert!((20..40 + 80).contains(&brought), "{brought}");
+}
+
 #[test]
 fn a_joining_node_without_connection_holds_up_nobody() {
     let joining = view(1, &[1, 1], &[1], ALL_OF_0, &[&[1]]);

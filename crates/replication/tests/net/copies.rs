@@ -131,6 +131,8 @@ impl Copies {
             JobTarget::Group | JobTarget::Peer(_) => Verdict::Send,
             JobTarget::Heir(peer) if is_known_to(peer) => Verdict::Skip,
             JobTarget::Heir(_) => Verdict::Send,
+            JobTarget::Untold(_) if self.said.get(&key) == Some(&record.digest()) => Verdict::Skip,
+            JobTarget::Untold(_) => Verdict::Send,
             JobTarget::Owner(peer) => {
                 if self.owner[slot.index()] != Some(peer) {
                     Verdict::Skip

@@ -243,6 +243,14 @@ impl Net {
         record
     }
 
+    /// A packet of a flow that nobody is told of yet.
+    pub(crate) fn packet_untold(&mut self, id: u8, key: FlowKey) {
+        let incarnation = (self.now_us << 8 | u64::from(id)) + (1 << 40);
+        let worker = self.worker(id, &key);
+        worker.table.insert(key, flow(key, incarnation));
+        worker.copies.handled(key);
+    }
+
     /// A packet of a flow that is unknown to a node.
     pub(crate) fn ask(&mut self, id: u8, token: u64, key: FlowKey) {
         let worker = self.worker(id, &key);
@@ -813,7 +821,10 @@ impl Worker {
         }
         match target {
             JobTarget::Group => self.report(record, false),
-            JobTarget::Peer(_) | JobTarget::Owner(_) | JobTarget::Heir(_) => {
+            JobTarget::Peer(_)
+            | JobTarget::Owner(_)
+            | JobTarget::Heir(_)
+            | JobTarget::Untold(_) => {
                 self.outbox.push_back(ToSync::Snapshot {
                     job,
                     record,
