@@ -232,16 +232,17 @@ impl<P: Port> Worker<P> {
 
     fn hold(&mut self, buf: P::Buf, hop: u32, lsn: u64) {
         let deadline = self.now.us + self.config.hold.deadline_us;
-        match (
-            self.hold.push(buf, hop, lsn, deadline),
-            self.config.hold.at_deadline,
-        ) {
-            (Ok(()), _) => self.counters.count(Counter::Held),
-            (Err(buf), crate::AtDeadline::Release) => {
+        if self.hold.is_full() && self.config.hold.at_deadline == crate::AtDeadline::Release {
+            // The packet that has waited longest makes room, as if its deadline had come: this one may be
+            // of the same flow, and must not overtake it.
+            if let Some(held) = self.hold.pop_first() {
                 self.counters.count(Counter::HoldReleasedAtDeadline);
-                self.send_to_hop(buf, hop);
+                self.send_to_hop(held.buf, held.hop);
             }
-            (Err(_), crate::AtDeadline::Drop) => self.counters.count(Counter::DropHoldFull),
+        }
+        match self.hold.push(buf, hop, lsn, deadline) {
+            Ok(()) => self.counters.count(Counter::Held),
+            Err(_) => self.counters.count(Counter::DropHoldFull),
         }
     }
 

@@ -39,9 +39,18 @@ impl<B> HoldQueue<B> {
         self.queue.len()
     }
 
+    pub(crate) fn is_full(&self) -> bool {
+        self.queue.len() >= self.capacity
+    }
+
+    /// The first packet, whatever it waits for.
+    pub(crate) fn pop_first(&mut self) -> Option<Held<B>> {
+        self.queue.pop_front()
+    }
+
     /// Appends a packet; gives it back when the queue is full.
     pub(crate) fn push(&mut self, buf: B, hop: u32, lsn: u64, deadline_us: u64) -> Result<(), B> {
-        if self.queue.len() >= self.capacity {
+        if self.is_full() {
             return Err(buf);
         }
         self.queue.push_back(Held {

@@ -490,7 +490,10 @@ fn an_heir_that_was_told_everything_gets_what_nobody_was_told() {
     rig.turn();
     rig.acknowledge();
     let sent = scan(&mut rig, JobTarget::Untold(peer));
-    let clients: Vec<_> = sent.iter().map(|it| it.key.source(it.class.origin).1).collect();
+    let clients: Vec<_> = sent
+        .iter()
+        .map(|it| it.key.source(it.class.origin).1)
+        .collect();
     assert_eq!(clients, [1001, 1002, 1014]);
     let answered = sent.iter().filter(|it| it.progress.replied()).count();
     assert_eq!(answered, 1, "that of 1001 as it is now");

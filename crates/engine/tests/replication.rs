@@ -151,6 +151,40 @@ fn at_its_deadline_a_held_packet_is_dropped_or_released_as_configured() {
     }
 }
 
+/// What finds the hold full must not overtake what waits in it, which may be of the same flow.
+#[test]
+fn a_full_hold_that_releases_lets_go_what_has_waited_longest() {
+    let hold = Hold {
+        at_deadline: AtDeadline::Release,
+        ..Setup::default().hold
+    };
+    let mut rig = Rig::new(Setup {
+        hold,
+        ..Setup::default()
+    });
+    for n in 0..6 {
+        rig.put(INSIDE, tcp(C, S, SYN, 100, 0, &[n]));
+    }
+    rig.turn();
+    let numbers = |sent: Vec<Vec<u8>>| -> Vec<u8> {
+        let payload = |frame: &Vec<u8>| usize::from(wire::parse(frame).unwrap().payload);
+        sent.iter().map(|frame| frame[payload(frame)]).collect()
+    };
+    assert_eq!(numbers(rig.sent(OUTSIDE)), [0, 1]);
+    rig.moved(&[
+        ("rx_packets", 6),
+        ("forwarded", 6),
+        ("flow_opened", 1),
+        ("changes", 1),
+        ("held", 6),
+        ("hold_released_at_deadline", 2),
+        ("tx_packets", 2),
+    ]);
+    rig.acknowledge();
+    rig.turn();
+    assert_eq!(numbers(rig.sent(OUTSIDE)), [2, 3, 4, 5]);
+}
+
 #[test]
 fn a_full_hold_drops_and_counts_and_a_node_alone_does_as_configured() {
     let mut rig = Rig::new(Setup::default());

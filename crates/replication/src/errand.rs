@@ -186,7 +186,9 @@ impl Errands {
                 purpose == Purpose::HandOver || purpose == Purpose::Remainder
             };
             let active = active.filter(gives);
-            peer.hand_over.len() + peer.remainder.len() + active.map_or(0, |errand| errand.slots.len())
+            peer.hand_over.len()
+                + peer.remainder.len()
+                + active.map_or(0, |errand| errand.slots.len())
         };
         self.by_peer.values().map(of).sum()
     }
