@@ -68,7 +68,8 @@ pub(crate) struct Heartbeat {
     pub(crate) incarnation: u64,
     /// Rises with every round of heartbeats, and from run to run, so that a late one is recognised.
     pub(crate) sequence: u64,
-    /// The sequence of the last heartbeat that the sender heard of the receiver; 0 when it is dead.
+    /// The sequence of the last heartbeat that the sender heard of the receiver; 0 when it is dead,
+    /// unless what it says is refused as of an old run: then that of the later one.
     pub(crate) heard: u64,
     pub(crate) epoch: u64,
     pub(crate) view_digest: u64,

@@ -72,6 +72,8 @@ pub struct Membership {
     /// Until then, a peer that does not hear this node tells that it took it for dead in a pause.
     doubt_until_ms: u64,
     sequence: u64,
+    /// The peers that know a later run of this node.
+    outrun_at: NodeSet,
     /// The greatest epoch of any peer.
     epoch_heard: u64,
     view: Arc<View>,
@@ -145,8 +147,10 @@ impl Membership {
             heartbeat_at_ms: now_ms,
             doubt_until_ms: now_ms,
             // Heartbeats are numbered from the run's beginning in milliseconds, of which each takes
-            // at least one: so the numbers rise from run to run as well.
+            // at least one: so the numbers rise from run to run as well, unless the clock went back.
+            // Then the run tells them apart.
             sequence: incarnation,
+            outrun_at: NodeSet::EMPTY,
             epoch_heard: 0,
             view_due: true,
             heartbeats_due: NodeSet::EMPTY,
@@ -492,8 +496,24 @@ impl Membership {
             self.ask_anew();
         }
         self.epoch_heard = self.epoch_heard.max(heard.epoch);
+        self.notice_later_run(from, &heard);
         self.notice_whether_heard(at);
         Ok(())
+    }
+
+    /// Only a peer that refuses what this run says, because it knows a later one, names a heartbeat of
+    /// a node that it does not hear.
+    fn notice_later_run(&mut self, peer: NodeId, heard: &Heartbeat) {
+        if heard.heard == 0 || NodeSet(heard.hears).contains(self.me) {
+            self.outrun_at.remove(peer);
+        } else if !self.outrun_at.contains(peer) {
+            self.outrun_at.insert(peer);
+            self.say(Event::LaterRunKnown {
+                peer,
+                theirs: heard.heard,
+                ours: self.incarnation,
+            });
+        }
     }
 
     /// Whether the peer that was just heard hears this node.
@@ -736,7 +756,12 @@ impl Membership {
     }
 
     fn heartbeat(&self, to: NodeId) -> Heartbeat {
-        let peer = self.peers.iter().find(|p| p.id == to && p.alive);
+        // One that is refused for a later run of its own name is told the number that it must exceed.
+        let outrun = matches!(self.refused[to.index()], Some(Refusal::OldRun { .. }));
+        let peer = self
+            .peers
+            .iter()
+            .find(|p| p.id == to && (p.alive || outrun));
         Heartbeat {
             hears: self.hears().0,
             synced: self.synced().0,

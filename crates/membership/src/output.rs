@@ -95,6 +95,17 @@ pub enum Event {
         /// Ours.
         ours: u64,
     },
+    /// An error: a peer knows a later run of this node than this one, so nothing that this node says
+    /// counts there. Its clock went back, or another process runs as this node.
+    LaterRunKnown {
+        /// The peer.
+        peer: NodeId,
+        /// The number of the later run's last heartbeat there: an incarnation above it is one that
+        /// the peer takes for newer.
+        theirs: u64,
+        /// This run's incarnation.
+        ours: u64,
+    },
     /// A warning: we hear a peer that has not heard us for the time after which it thinks us dead.
     Unheard {
         /// The peer.
@@ -170,6 +181,12 @@ impl fmt::Display for Event {
                 f,
                 "node {peer} has configuration {theirs:016x}, this node {ours:016x}: \
                  give all nodes the same members, weights and backups"
+            ),
+            Self::LaterRunKnown { peer, theirs, ours } => write!(
+                f,
+                "node {peer} knows a later run of this node ({theirs}) than this one ({ours}) and \
+                 refuses what it says: the clock of this machine went back, or another process runs \
+                 as this node. End such a process, set the clock, and restart this one"
             ),
             Self::Unheard { peer } => write!(
                 f,

@@ -430,6 +430,55 @@ fn heartbeat_of(it: &mut Membership, now_ms: u64) -> Vec<u8> {
     sent.expect("a heartbeat is due")
 }
 
+/// A node whose clock went back learns why nobody listens, and above which number it must begin.
+#[test]
+fn a_run_that_peers_know_a_later_one_of_is_told_so() {
+    let ours = config(2, TIMING);
+    let outruns = |it: &mut Membership| -> Vec<Event> {
+        let said = std::iter::from_fn(|| it.poll());
+        let events = said.filter_map(|output| match output {
+            Output::Event(event @ Event::LaterRunKnown { .. }) => Some(event),
+            _ => None,
+        });
+        events.collect()
+    };
+    let mut witness = Membership::new(ours.clone(), node(0), 7, 0).unwrap();
+    let mut first = Membership::new(ours.clone(), node(1), 5_000, 0).unwrap();
+    witness.on_message(node(1), &heartbeat_of(&mut first, 0), 0);
+    let last = heartbeat_of(&mut first, 10);
+    witness.on_message(node(1), &last, 10);
+
+    // While the witness takes the former run for alive, its word is about that one.
+    let mut again = Membership::new(ours.clone(), node(1), 4_000, 0).unwrap();
+    let early = heartbeat_of(&mut again, 0);
+    witness.on_message(node(1), &early, 12);
+    again.on_message(node(0), &heartbeat_of(&mut witness, 20), 20);
+    assert_eq!(outruns(&mut again), []);
+
+    // Once that one is dead, what the witness still refuses is this run. It says so, once.
+    let mut known = None;
+    for at_ms in (30..200).step_by(10) {
+        witness.on_message(node(1), &heartbeat_of(&mut again, at_ms), at_ms);
+        again.on_message(node(0), &heartbeat_of(&mut witness, at_ms), at_ms);
+        for event in outruns(&mut again) {
+            assert_eq!(witness.view().member(node(1)).unwrap().state, Dead);
+            let Event::LaterRunKnown { theirs, ours, .. } = event else {
+                unreachable!("of this kind only")
+            };
+            assert_eq!((known.replace(theirs), ours), (None, 4_000));
+        }
+    }
+
+    // A run after the number that it was told is heard.
+    let known = known.expect("it was told");
+    let mut later = Membership::new(ours, node(1), known + 1, 200).unwrap();
+    witness.on_message(node(1), &heartbeat_of(&mut later, 200), 200);
+    assert_eq!(witness.view().member(node(1)).unwrap().state, Joining);
+    later.on_message(node(0), &heartbeat_of(&mut witness, 210), 210);
+    assert_eq!(outruns(&mut later), []);
+    assert!(known >= 5_000);
+}
+
 #[test]
 fn what_does_not_belong_is_refused_once_and_named() {
     let ours = config(3, TIMING);

@@ -23,6 +23,7 @@ use crate::control::Answers;
 use crate::drain;
 use crate::error::Error;
 use crate::flow_requests::Instructions;
+use crate::incarnation::Incarnations;
 use crate::policies::Policies;
 use crate::ports::Ports;
 use crate::state::{Board, Busy};
@@ -74,13 +75,22 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         Policy::new(&config.rules),
     ));
     let policies = Arc::new(Policies::new(&config.rules, path.to_owned(), node.clone()));
+    let mut incarnations = config
+        .cluster
+        .as_ref()
+        .map(|cluster| Incarnations::of(&cluster.name, &config.name, &config.control.socket));
+    let incarnation = match &mut incarnations {
+        Some(incarnations) => incarnations.begin(unix_ms()),
+        None => unix_ms(),
+    };
     let board = Arc::new(Board {
         view: Arc::new(Snapshot::new(first_view(&config))),
         node: node.clone(),
         wake: Default::default(),
         commands: Default::default(),
         policies: policies.clone(),
-        incarnation: unix_ms(),
+        incarnation,
+        later_run: Default::default(),
         started_us: monotonic_us(),
         synced: Default::default(),
         sync: Default::default(),
@@ -232,6 +242,9 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
             }
             *interfaces.lock() = interface_reports(&config, &ports);
             common.tend();
+            if let Some(incarnations) = &mut incarnations {
+                incarnations.learn(board.later_run.load(Ordering::Relaxed));
+            }
             heed_workers(&mut alone, &*common.store, block_for_ms(&config));
             log_decisions(&config, &policies, &mut logs);
             std::thread::sleep(HOUSEKEEPING);

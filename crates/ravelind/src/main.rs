@@ -11,6 +11,7 @@ mod drain;
 mod error;
 mod flow_requests;
 mod idle;
+mod incarnation;
 mod member;
 mod pin;
 mod policies;

@@ -349,6 +349,10 @@ impl MemberCore {
                 tracing::error!("{event}");
             }
             Told::ConfigDiffers { .. } => tracing::error!("{event}"),
+            Told::LaterRunKnown { theirs, .. } => {
+                self.board.later_run.fetch_max(theirs, Ordering::Relaxed);
+                tracing::error!("{event}");
+            }
             // Its run may have changed twice while we looked: our heartbeats would go to a dead one
             // until the connection's idle timeout. At most once per loss of being heard.
             Told::Unheard { peer } => {

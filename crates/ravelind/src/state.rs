@@ -74,6 +74,9 @@ pub(crate) struct Board {
     pub(crate) commands: CommonCommands,
     pub(crate) policies: Arc<Policies>,
     pub(crate) incarnation: u64,
+    /// The greatest number that a peer knows of a later run of this node; 0 when none does. The main
+    /// thread keeps it, so that the next run is after it.
+    pub(crate) later_run: AtomicU64,
     pub(crate) started_us: u64,
     pub(crate) synced: Synced,
     pub(crate) sync: Mutex<SyncReport>,

@@ -115,6 +115,7 @@ fn common(text: &str, store: impl FnOnce(&Arc<Policies>) -> Arc<dyn CommonStore>
             commands: Default::default(),
             policies: policies.clone(),
             incarnation: 1,
+            later_run: Default::default(),
             started_us: 0,
             synced: Default::default(),
             sync: Default::default(),
