@@ -1,4 +1,6 @@
-//! What nodes say to each other: a byte with version and kind, then an rkyv archive.
+//! What nodes say to each other: a byte with version and kind, the archive's length in four bytes
+//! (little-endian), then an rkyv archive. An archive is read from its end: without the length, one with bytes
+//! too many would be another message whose numbers are all valid.
 //!
 //! A node sends on the connection that it has dialed; the other answers on the same stream.
 //!
@@ -45,7 +47,9 @@ pub(crate) const RECORDS_LAST: u16 = QUERIES - 1;
 const _: () = assert!(WORKERS_MAX <= WORKER_BITS as usize);
 
 /// The version of the protocol: the upper half of a frame's first byte.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Bytes before the archive.
+const HEADER_BYTES: usize = 5;
 
 /// First on a connection, on the control stream.
 #[derive(Archive, Serialize, Debug)]
@@ -288,8 +292,12 @@ where
 {
     frame.clear();
     frame.push(VERSION << 4 | M::KIND);
-    rkyv::api::high::to_bytes_in(message, frame)
-        .expect("a vector takes all bytes, and batches are far below 2 GiB")
+    frame.resize(HEADER_BYTES, 0);
+    let mut frame = rkyv::api::high::to_bytes_in(message, frame)
+        .expect("a vector takes all bytes, and batches are far below 2 GiB");
+    let length = (frame.len() - HEADER_BYTES) as u32;
+    frame[1..HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
+    frame
 }
 
 /// The kind of a frame, once its version is known to be ours.
@@ -306,7 +314,15 @@ pub(crate) fn open<M>(frame: &[u8]) -> Result<&M, Violation>
 where
     M: Message + Portable + for<'a> CheckBytes<HighValidator<'a, Error>>,
 {
-    rkyv::access::<M, Error>(&frame[1..]).map_err(|_| Violation::Archive(M::NAME))
+    let (length, archive) = frame[1..]
+        .split_first_chunk()
+        .ok_or(Violation::Archive(M::NAME))?;
+    let said = u32::from_le_bytes(*length) as usize;
+    if said != archive.len() {
+        let found = archive.len();
+        return Err(Violation::Length { said, found });
+    }
+    rkyv::access::<M, Error>(archive).map_err(|_| Violation::Archive(M::NAME))
 }
 
 /// What a peer did against the protocol; its connection is closed for it.
@@ -328,6 +344,14 @@ pub enum Violation {
         kind: u8,
         /// The stream.
         stream: u16,
+    },
+    /// A frame that is longer or shorter than it says.
+    #[error("a message of {found} bytes that says it has {said}")]
+    Length {
+        /// The archive's bytes as the frame says.
+        said: usize,
+        /// The bytes that there are.
+        found: usize,
     },
     /// Bytes that are not an archive of the message.
     #[error("bytes that are not a {0} message")]

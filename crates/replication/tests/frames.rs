@@ -253,6 +253,27 @@ fn every_cut_frame_is_refused() {
     }
 }
 
+/// A message that is lengthened must not be taken for another one: passed over as of an old session, it would
+/// be missed for good, since nobody sends it again.
+#[test]
+fn every_lengthened_frame_is_refused() {
+    let (there, back) = exchange();
+    for more in 1..20 {
+        for (stream, frame) in &there {
+            let longer = [&frame[..], &vec![0xa5; more]].concat();
+            let mut receiver = receiver();
+            receiver.on_frame(node(0), *stream, &longer, 0);
+            assert_eq!(drain(&mut receiver).closed, [Connection::Incoming]);
+        }
+        for (stream, frame) in &back {
+            let longer = [&frame[..], &vec![0xa5; more]].concat();
+            let (mut sender, _) = sender();
+            sender.on_answer(node(1), *stream, &longer, 0);
+            assert_eq!(drain(&mut sender).closed, [Connection::Outgoing]);
+        }
+    }
+}
+
 #[test]
 fn frames_stay_within_their_bytes() {
     let mut options = options(0);
