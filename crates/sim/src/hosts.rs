@@ -105,8 +105,8 @@ pub(crate) struct Hosts {
     by_tuple: BTreeMap<(SocketAddr, SocketAddr, u8), usize>,
     rng: Rng,
     next_port: u16,
-    /// Frames for the nodes: the segment's port and the frame.
-    pub(crate) out: Vec<(usize, Vec<u8>)>,
+    /// Frames for the nodes: the segment's port, the frame, and the flow that it is of.
+    pub(crate) out: Vec<(usize, Vec<u8>, Option<usize>)>,
     segments: Vec<Segment>,
     /// Flows that were just lost.
     pub(crate) losses: Vec<usize>,
@@ -316,7 +316,8 @@ impl Hosts {
             Body::Asking(asking) => {
                 for request in asking.act(now_us) {
                     let frame = ask(flow.client, flow.server, flow.proto, request);
-                    self.out.push((INSIDE, from_host(frame, flow.client.ip())));
+                    let frame = from_host(frame, flow.client.ip());
+                    self.out.push((INSIDE, frame, Some(number)));
                 }
                 let silent = asking
                     .unanswered_us
@@ -340,7 +341,7 @@ impl Hosts {
             let from = segment.from.ip();
             let frame =
                 wire::build::tcp_segment(segment.from, segment.to, segment.repr, &segment.payload);
-            self.out.push((port, from_host(frame, from)));
+            self.out.push((port, from_host(frame, from), Some(number)));
         }
         let flow = &mut self.flows[number];
         if due_us < flow.due_us {
@@ -408,7 +409,8 @@ impl Hosts {
             }
             Body::Asking(_) => {
                 let frame = answer(server, client, p.proto, payload);
-                self.out.push((OUTSIDE, from_host(frame, server.ip())));
+                let frame = from_host(frame, server.ip());
+                self.out.push((OUTSIDE, frame, Some(number)));
                 return;
             }
         }
@@ -431,7 +433,7 @@ impl Hosts {
                 target_mac: asked.sender_mac,
                 target_ip: asked.sender_ip,
             };
-            self.out.push((port, wire::build::arp(&reply)));
+            self.out.push((port, wire::build::arp(&reply), None));
         }
     }
 
@@ -455,7 +457,20 @@ impl Hosts {
         let frame = wire::build::neighbor(asked, wire::addr_to_ip(&p.src), &advertisement);
         let to = source_mac.unwrap_or(p.eth_src);
         self.out
-            .push((port, wire::build::with_macs(frame, to, mac)));
+            .push((port, wire::build::with_macs(frame, to, mac), None));
+    }
+
+    /// Whether both ends hold the flow open, and neither is about to let it go: nothing of it may be
+    /// dropped then.
+    pub(crate) fn is_steady(&self, number: usize) -> bool {
+        let flow = &self.flows[number];
+        flow.lost.is_none()
+            && match &flow.body {
+                Body::Tcp(tcp) => [Some(&tcp.client), tcp.server.as_ref()]
+                    .into_iter()
+                    .all(|end| end.is_some_and(|end| end.state == State::Established)),
+                Body::Asking(_) => flow.established,
+            }
     }
 
     /// Flows that wait for something for longer than `since_us` says.

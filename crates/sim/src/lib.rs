@@ -11,6 +11,7 @@
 //! `cargo run --release -p sim -- --help` has the command line.
 #![forbid(unsafe_code)]
 
+mod drain;
 mod hosts;
 #[cfg(feature = "mutations")]
 pub mod mutations;
@@ -21,8 +22,11 @@ mod oracle;
 mod queue;
 mod random;
 mod report;
+mod runs;
 mod schedule;
+mod shape;
 mod tcp;
+mod witness;
 mod world;
 
 pub use options::{Faults, Fixed, Options, Profile};

@@ -203,6 +203,16 @@ impl Net {
         self.conns.retain(|_, conn| conn.open != [false; 2]);
     }
 
+    /// A run of a node ends in good order: its peers hear that its connections are closed.
+    pub(crate) fn ended(&mut self, node: usize, now_us: u64, queue: &mut Queue) {
+        for peer in (0..self.presence.len()).filter(|peer| *peer != node) {
+            for kind in [Kind::Sync, Kind::Member] {
+                self.close(node, peer, kind, now_us, queue);
+            }
+        }
+        self.crashed(node, now_us, queue);
+    }
+
     pub(crate) fn paused(&mut self, node: usize, now_us: u64, queue: &mut Queue) {
         self.presence[node].paused_us = Some(now_us);
         for (id, conn) in &self.conns {
@@ -418,13 +428,13 @@ impl Net {
         }
     }
 
-    /// Damage that cannot be taken for something else: cut short, lengthened, or of another version.
-    /// (A bit that flips inside of a record would need a checksum; the transport's encryption is one.)
+    /// Damage that cannot be taken for something else: of another version, or cut to less than any
+    /// message has. (What is shifted, or has a bit flipped, may read as another message: against that
+    /// there is the transport's encryption.)
     fn damage(&mut self, bytes: &mut Vec<u8>) {
-        match self.rng.below(3) {
-            0 => bytes.truncate(self.rng.below(bytes.len() as u64) as usize),
-            1 => bytes[0] ^= 0xf0,
-            _ => bytes.extend_from_slice(&[0xa5; 3]),
+        match self.rng.below(2) {
+            0 => bytes.truncate(self.rng.below(bytes.len().min(9) as u64) as usize),
+            _ => bytes[0] ^= 0xf0,
         }
     }
 
@@ -603,7 +613,8 @@ impl Net {
         }
     }
 
-    /// Dials a peer without waiting for the back-off.
+    /// A node leaves the connection that it dialed, and dials the peer anew without a back-off. The one that
+    /// the peer dialed stays.
     pub(crate) fn redial(
         &mut self,
         node: usize,
@@ -612,6 +623,9 @@ impl Net {
         now_us: u64,
         queue: &mut Queue,
     ) {
+        if let Some(id) = self.dialed.get(&(node, peer, kind)).copied() {
+            self.close_side(id, Side::Dialer, now_us, queue);
+        }
         let run = self.presence[node].run;
         queue.put(
             now_us + 10,

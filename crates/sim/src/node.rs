@@ -6,27 +6,28 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use engine::memory::{MemoryBuf, MemoryPort};
+use engine::memory::MemoryPort;
 use engine::{
-    AtDeadline, Config, Counter, Cross, FlowPage, Hold, Interface, Links, LogEntry, NodeShared,
-    Now, Policy, Snapshot, SnapshotReader, Timeouts, WhenAlone, Worker, WorkerShared,
+    Counter, FlowPage, LogEntry, NodeShared, Now, Policy, Snapshot, SnapshotReader, Worker,
+    WorkerShared,
 };
-use membership::{ClusterConfig, Event as MemberEvent, Health, MemberState, Membership, View};
-use policy::{Action, Rule, RuleSet, Service, SyncDefaults, SyncPolicy, Zones};
-use replication::{HoldAcks, Output, Replicator, ToSync, ToWorker};
-use rtrb::{Consumer, Producer, RingBuffer};
-use state::{FlowKey, NodeId, SyncMode};
+use membership::{Event as MemberEvent, Health, Membership, View};
+use replication::{Output, Replicator, ToSync, ToWorker};
+use rtrb::{Consumer, Producer};
+use state::{FlowKey, NodeId};
 
-use crate::hosts::{CLUSTER, PORTS};
+use crate::drain::{Drainer, Order, Progress};
 use crate::net::{ConnId, Heard, Kind, Net, SendError, Side};
-use crate::options::Options;
 use crate::queue::{Core, Event, Queue};
 use crate::random::Rng;
 use crate::report::Stats;
+use crate::runs::Runs;
+use crate::shape::{Shape, build_workers};
 
 /// As `ravelind/src/member.rs` has it.
 const STALL_US: u64 = 100_000;
 const MEMBER_WAIT_US: u64 = 10_000;
+const MEMBER_WAIT_BUSY_US: u64 = 1_000;
 /// As `ravelind/src/sync.rs` has them.
 const TICK_US: u64 = 1_000;
 const PER_TURN: usize = 512;
@@ -35,8 +36,6 @@ const WORKER_IDLE_US: u64 = 5_000;
 const SYNC_IDLE_US: u64 = 10_000;
 /// Frames that a port holds before it drops.
 const PORT_FRAMES: usize = 512;
-/// Seconds that tombstones are kept.
-pub(crate) const TOMBSTONE_S: u32 = 12;
 
 /// A node's clocks: microseconds that never step but run at their own rate, and Unix time.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +57,7 @@ impl Clock {
         (self.unix_ms + (self.us(at_us) - self.base_us) as i64 / 1_000).max(1) as u64
     }
 
-    fn now(&self, at_us: u64) -> Now {
+    pub(crate) fn now(&self, at_us: u64) -> Now {
         Now {
             us: self.us(at_us),
             unix_ms: self.unix_ms(at_us),
@@ -74,7 +73,7 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    const fn never() -> Self {
+    pub(crate) const fn never() -> Self {
         Self {
             at_us: u64::MAX,
             ticket: 0,
@@ -84,26 +83,27 @@ impl Turn {
 
 pub(crate) struct WorkerCore {
     pub(crate) worker: Worker<MemoryPort>,
-    turn: Turn,
+    pub(crate) turn: Turn,
     pub(crate) stalled_until_us: u64,
     /// By message in the ring from the sync core: the flows of a batch to be merged.
-    messages: VecDeque<Vec<FlowKey>>,
+    pub(crate) messages: VecDeque<Vec<FlowKey>>,
     /// Takes what the sync core pushed: to know how much the worker has taken.
     pub(crate) shared: Arc<WorkerShared>,
-    _pages: (Producer<FlowPage>, Consumer<FlowPage>),
-    log: Consumer<LogEntry>,
+    pub(crate) _pages: (Producer<FlowPage>, Consumer<FlowPage>),
+    pub(crate) log: Consumer<LogEntry>,
 }
 
-struct End {
-    from_worker: Consumer<ToSync>,
-    to_worker: Producer<ToWorker>,
-    shared: Arc<WorkerShared>,
+/// The sync core's ends of a worker's rings.
+pub(crate) struct End {
+    pub(crate) from_worker: Consumer<ToSync>,
+    pub(crate) to_worker: Producer<ToWorker>,
+    pub(crate) shared: Arc<WorkerShared>,
 }
 
 struct SyncCore {
     replicator: Replicator,
     ends: Vec<End>,
-    stale: BTreeMap<usize, u64>,
+    runs: Runs,
     view: SnapshotReader<View>,
     replies: BTreeMap<(usize, u16), ConnId>,
     ticked_us: u64,
@@ -116,6 +116,7 @@ struct MemberCore {
     membership: Membership,
     stale: BTreeMap<usize, u64>,
     distrust_until_us: u64,
+    drainer: Drainer,
     health: Health,
     inbox: VecDeque<Heard>,
     turn: Turn,
@@ -145,71 +146,6 @@ pub(crate) struct Process {
     pub(crate) looked_us: u64,
     /// The view that the replicator has.
     pub(crate) replicator_view: Arc<View>,
-}
-
-/// What all runs of all nodes share.
-pub(crate) struct Shape {
-    pub(crate) options: Options,
-    pub(crate) cluster: Arc<ClusterConfig>,
-    rules: RuleSet,
-}
-
-impl Shape {
-    pub(crate) fn new(options: &Options) -> Self {
-        let members = (0..options.nodes as u8).map(|id| membership::MemberConfig {
-            id: NodeId::new(id).expect("at most 16 nodes"),
-            name: format!("n{id}"),
-            weight: 1,
-            backups: vec![],
-        });
-        let timing = membership::Timing {
-            heartbeat_ms: options.heartbeat_ms,
-            dead_after_ms: 4 * options.heartbeat_ms,
-            join_wait_ms: 1_000,
-        };
-        let hash = membership::cluster_hash("sim");
-        let cluster = ClusterConfig::new(hash, members.collect(), options.backups, timing)
-            .expect("the options are checked");
-        Self {
-            options: options.clone(),
-            cluster: Arc::new(cluster),
-            rules: rules(),
-        }
-    }
-
-    /// Flows and tombstones that one worker's shard holds.
-    pub(crate) fn capacity(&self) -> usize {
-        let all = if self.options.faults.tiny_table {
-            40
-        } else {
-            1024
-        };
-        all / self.options.workers
-    }
-
-    pub(crate) fn hold_capacity(&self) -> usize {
-        if self.options.faults.tiny_hold {
-            2
-        } else {
-            128
-        }
-    }
-
-    pub(crate) fn log_max(&self) -> usize {
-        if self.options.faults.tiny_log {
-            12
-        } else {
-            512
-        }
-    }
-
-    pub(crate) fn ring(&self) -> usize {
-        if self.options.faults.tiny_rings {
-            3
-        } else {
-            1024
-        }
-    }
 }
 
 /// What a worker's turn did that the oracle wants to know.
@@ -256,28 +192,14 @@ impl Process {
         let mut rng = Rng::new(options.seed, 100 + run);
         let mono_ms = clock.us(now_us) / 1_000;
         let membership = Membership::new(shape.cluster.clone(), me, incarnation, mono_ms)
-            .expect("the node is a member");
+            .expect("the node is a member")
+            .with_views_applied_later();
         let view = membership.view().clone();
         let policy = Policy::new(&shape.rules);
         let shared = Arc::new(NodeShared::new(View::clone(&view), policy));
         let board_view = Arc::new(Snapshot::new(View::clone(&view)));
         let (workers, ends) = build_workers(shape, me, clock, now_us, &shared, &mut rng);
-        let mut replication =
-            replication::Options::new(me, incarnation, shape.cluster.cluster(), options.workers);
-        replication.hold_acks = match options.hold_acks {
-            0 => HoldAcks::All,
-            n => HoldAcks::Count(n),
-        };
-        replication.log_records_max = shape.log_max();
-        replication.batch_records_max = 32;
-        replication.batch_bytes_max = if options.faults.tiny_queues {
-            600
-        } else {
-            4_096
-        };
-        replication.window_records = 128;
-        replication.chunk_records = 48;
-        replication.digest_every_us = if options.digests { 1_500_000 } else { 0 };
+        let replication = shape.replication(me, incarnation);
         let mut replicator = Replicator::new(replication).expect("the options are in range");
         replicator.on_view(view.clone(), clock.us(now_us));
         let timing = shape.cluster.timing();
@@ -293,7 +215,7 @@ impl Process {
             sync: SyncCore {
                 replicator,
                 ends,
-                stale: BTreeMap::new(),
+                runs: Runs::default(),
                 view: board_view.reader(),
                 replies: BTreeMap::new(),
                 ticked_us: 0,
@@ -306,6 +228,7 @@ impl Process {
                 membership,
                 stale: BTreeMap::new(),
                 distrust_until_us: 0,
+                drainer: Drainer::default(),
                 health: Health::Ok,
                 inbox: VecDeque::new(),
                 turn: Turn::never(),
@@ -332,6 +255,24 @@ impl Process {
 
     pub(crate) fn replicator(&self) -> &Replicator {
         &self.sync.replicator
+    }
+
+    /// An operator's order.
+    pub(crate) fn order(&mut self, order: Order, now_us: u64, queue: &mut Queue) {
+        self.member.drainer.post(order);
+        self.wake(Core::Member, now_us, queue);
+    }
+
+    /// How far the last order is, and whether a hand-over of this run was ever cut short.
+    pub(crate) fn progress(&self) -> (Progress, bool) {
+        let drainer = &self.member.drainer;
+        (drainer.progress(), drainer.cut)
+    }
+
+    /// Says goodbye: the last that a process does before it ends.
+    pub(crate) fn leave(&mut self, now_us: u64, queue: &mut Queue) {
+        self.member.membership.leave();
+        self.wake(Core::Member, now_us, queue);
     }
 
     /// Calls a core soon: as soon as a core of this node gets its turn.
@@ -512,12 +453,30 @@ impl Process {
             self.sync.replicator.tick(now_us);
         }
         self.carry_out(outside);
+        self.finish_flush();
         let pause_us = match (work, self.sync.blocked) {
             (0, false) => SYNC_IDLE_US,
             (0, true) => 100,
             _ => 10,
         };
         self.call(Core::Sync, outside.now_us + pause_us, outside.queue);
+    }
+
+    /// Notes when the round of a final synchronisation that the workers were asked for is complete.
+    fn finish_flush(&mut self) {
+        let asked = self.shared.flush_asked.load(Ordering::Relaxed);
+        if asked == self.member.drainer.flushed {
+            return;
+        }
+        let lsn = |end: &End| {
+            let done = end.shared.told.flushed.load(Ordering::Acquire) == asked;
+            done.then(|| end.shared.told.flushed_lsn.load(Ordering::Relaxed))
+        };
+        if let Some(lsns) = self.sync.ends.iter().map(lsn).collect::<Option<Vec<u64>>>()
+            && self.sync.replicator.has_flushed(&lsns)
+        {
+            self.member.drainer.flushed = asked;
+        }
     }
 
     fn wake_workers(&mut self, outside: &mut Outside<'_>) {
@@ -528,27 +487,24 @@ impl Process {
 
     fn leave_dead_runs(&mut self, outside: &mut Outside<'_>) {
         let view = self.sync.view.value().clone();
-        for member in view.members.iter().filter(|m| m.incarnation != 0) {
+        for member in &view.members {
             let peer = member.id.index();
-            if member.state == MemberState::Dead {
-                if outside.net.is_connected(self.node, peer, Kind::Sync) {
-                    self.sync.stale.entry(peer).or_insert(member.incarnation);
-                }
-            } else if self
-                .sync
-                .stale
-                .remove(&peer)
-                .is_some_and(|dead| dead != member.incarnation)
-            {
-                self.dial_anew(peer, Kind::Sync, outside);
+            let greeted = self.sync.replicator.connected_run(member.id);
+            let outlived = (self.sync.runs).is_outlived(peer, greeted, member.incarnation);
+            if outlived {
+                self.redial(peer, Kind::Sync, outside);
             }
         }
     }
 
-    fn dial_anew(&self, peer: usize, kind: Kind, outside: &mut Outside<'_>) {
-        outside
-            .net
-            .close(self.node, peer, kind, outside.now_us, outside.queue);
+    /// The run of a peer in the view; 0 when there is none.
+    fn run_in_view(&self, peer: usize) -> u64 {
+        let members = &self.sync.view.value().members;
+        let member = members.iter().find(|m| m.id.index() == peer);
+        member.map_or(0, |m| m.incarnation)
+    }
+
+    fn redial(&self, peer: usize, kind: Kind, outside: &mut Outside<'_>) {
         outside
             .net
             .redial(self.node, peer, kind, outside.now_us, outside.queue);
@@ -556,13 +512,17 @@ impl Process {
 
     fn sync_heard(&mut self, heard: Heard, now_us: u64, outside: &mut Outside<'_>) {
         let id = |peer: usize| NodeId::new(peer as u8).expect("at most 16 nodes");
+        if let Heard::Connected { peer } = heard {
+            let run = self.run_in_view(peer);
+            self.sync.runs.connected(peer, run);
+        }
         let sync = &mut self.sync;
         match heard {
-            Heard::Connected { peer } => {
-                sync.stale.remove(&peer);
-                sync.replicator.on_connected(id(peer), now_us);
+            Heard::Connected { peer } => sync.replicator.on_connected(id(peer), now_us),
+            Heard::Disconnected { peer } => {
+                sync.runs.disconnected(peer);
+                sync.replicator.on_disconnected(id(peer), now_us);
             }
-            Heard::Disconnected { peer } => sync.replicator.on_disconnected(id(peer), now_us),
             Heard::Frame {
                 peer,
                 conn,
@@ -730,6 +690,13 @@ impl Process {
             self.member.membership.on_synced(peer, incarnation, join);
         }
         self.watch_workers(now_us);
+        let (member, workers) = (&mut self.member, &self.workers);
+        Drainer::follow_workers(&mut member.membership, workers);
+        let asked = (member.drainer).turn(&mut member.membership, workers, &self.shared, now_us);
+        if asked {
+            self.wake(Core::Sync, outside.now_us, outside.queue);
+            self.wake_workers(outside);
+        }
         self.member.membership.tick(now_us / 1_000);
         self.member_carry_out(now_us, outside);
         if now_us >= self.member.distrust_until_us {
@@ -739,7 +706,11 @@ impl Process {
                 .store(until_us, Ordering::Relaxed);
         }
         let deadline_us = self.member.membership.deadline().saturating_mul(1_000);
-        let wait_us = deadline_us.saturating_sub(now_us).min(MEMBER_WAIT_US);
+        let wait_max_us = match self.member.drainer.is_busy(&self.member.membership) {
+            true => MEMBER_WAIT_BUSY_US,
+            false => MEMBER_WAIT_US,
+        };
+        let wait_us = deadline_us.saturating_sub(now_us).min(wait_max_us);
         // Timers are late by some microseconds.
         let late_us = self.rng.range(5..=100);
         self.call(
@@ -779,7 +750,10 @@ impl Process {
 
     fn note(&mut self, event: MemberEvent, now_us: u64, outside: &mut Outside<'_>) {
         outside.say(format_args!("node {}: {event}", self.node));
+        self.member.drainer.note(&event);
         match event {
+            MemberEvent::HandedOver { .. } => outside.stats.hand_overs += 1,
+            MemberEvent::HandOverCut { .. } => outside.stats.hand_overs_cut += 1,
             MemberEvent::PeerDown {
                 peer, incarnation, ..
             } => {
@@ -796,11 +770,11 @@ impl Process {
             } => {
                 let died = self.member.stale.remove(&peer.index());
                 if died.is_some_and(|dead| dead != incarnation) {
-                    self.dial_anew(peer.index(), Kind::Member, outside);
+                    self.redial(peer.index(), Kind::Member, outside);
                 }
             }
-            MemberEvent::PeerRestarted { peer, .. } => {
-                self.dial_anew(peer.index(), Kind::Member, outside);
+            MemberEvent::PeerRestarted { peer, .. } | MemberEvent::Unheard { peer } => {
+                self.redial(peer.index(), Kind::Member, outside);
             }
             MemberEvent::Paused { .. } => {
                 outside.stats.pauses_seen += 1;
@@ -826,157 +800,4 @@ impl Process {
             self.member.membership.set_health(health);
         }
     }
-}
-
-fn build_workers(
-    shape: &Shape,
-    me: NodeId,
-    clock: Clock,
-    now_us: u64,
-    shared: &Arc<NodeShared>,
-    rng: &mut Rng,
-) -> (Vec<WorkerCore>, Vec<End>) {
-    let count = shape.options.workers;
-    let mut producers: Vec<Vec<Option<Producer<Cross<MemoryBuf>>>>> = vec![];
-    let mut consumers: Vec<Vec<Option<Consumer<Cross<MemoryBuf>>>>> =
-        (0..count).map(|_| vec![]).collect();
-    for from in 0..count {
-        let mut row = vec![];
-        for (to, column) in consumers.iter_mut().enumerate() {
-            let pair = (from != to).then(|| RingBuffer::new(shape.ring().max(16)));
-            let (producer, consumer) = pair.unzip();
-            row.push(producer);
-            column.push(consumer);
-        }
-        producers.push(row);
-    }
-    let (mut workers, mut ends) = (vec![], vec![]);
-    for (number, (cross_to, cross_from)) in producers.into_iter().zip(consumers).enumerate() {
-        let (to_sync, from_worker) = RingBuffer::new(shape.ring());
-        let (to_worker, from_sync) = RingBuffer::new(shape.ring());
-        let (pages_to_worker, pages_from) = RingBuffer::new(1);
-        let (pages_to, pages_from_worker) = RingBuffer::new(1);
-        let (log_to, log) = RingBuffer::new(1);
-        let links = Links {
-            to_sync,
-            from_sync,
-            cross_to,
-            cross_from,
-            pages_from,
-            pages_to,
-            log: log_to,
-            agent: None,
-        };
-        let told = Arc::new(WorkerShared::default());
-        let ports = (0..2u8)
-            .map(|port| MemoryPort::new([2, 0, 0, 1, port + 1, me.raw() + 1]))
-            .collect();
-        let config = worker_config(shape, me, number, rng);
-        let now = clock.now(now_us);
-        let worker = Worker::new(config, ports, links, told.clone(), shared.clone(), now);
-        workers.push(WorkerCore {
-            worker,
-            turn: Turn::never(),
-            stalled_until_us: 0,
-            messages: VecDeque::new(),
-            shared: told.clone(),
-            _pages: (pages_to_worker, pages_from_worker),
-            log,
-        });
-        ends.push(End {
-            from_worker,
-            to_worker,
-            shared: told,
-        });
-    }
-    (workers, ends)
-}
-
-fn worker_config(shape: &Shape, me: NodeId, worker: usize, rng: &mut Rng) -> Config {
-    let interface = |name: &str, port: usize| Interface {
-        name: name.into(),
-        port,
-        vlan: None,
-        zone: port as u8,
-        mtu: 1500,
-        addresses: [
-            format!("10.{}.0.1/24", port + 1),
-            format!("fd00:{}::1/64", port + 1),
-        ]
-        .iter()
-        .map(|net| net.parse().expect("a network"))
-        .collect(),
-        ping: true,
-    };
-    Config {
-        node: me,
-        worker,
-        workers: shape.options.workers,
-        interfaces: vec![interface("inside", 0), interface("outside", 1)],
-        routes: vec![],
-        neighbours: vec![],
-        cluster_mac: Some(CLUSTER),
-        replicate: true,
-        distribution: engine::Distribution::Filter,
-        burst: 32,
-        capacity: shape.capacity(),
-        seed: rng.next(),
-        timeouts: Timeouts {
-            tcp: [15, 15, 600, 20, 15, 4, 2],
-            udp_new: 4,
-            udp_stream: 6,
-            icmp: 4,
-            other_new: 10,
-            other_stream: 10,
-            tombstone: TOMBSTONE_S,
-        },
-        refresh_s: 5,
-        tcp_strict: true,
-        tcp_pickup: false,
-        verify_checksums: true,
-        hold: Hold {
-            capacity: shape.hold_capacity(),
-            deadline_us: 50_000,
-            at_deadline: match shape.options.release_at_deadline {
-                true => AtDeadline::Release,
-                false => AtDeadline::Drop,
-            },
-            alone: WhenAlone::Forward,
-        },
-        resync_rate: *rng.pick(&[500, 5_000, 100_000]),
-        icmp_rate: 100,
-        detect: None,
-        hops: 32,
-    }
-}
-
-/// Everything from inside may go out; how it is replicated follows from its port.
-fn rules() -> RuleSet {
-    let mut rules = Vec::new();
-    let mut allow = |name: &str, services: Vec<Service>, sync: SyncPolicy| {
-        let mut rule = Rule::new(name, Action::Allow);
-        rule.from = [0].into_iter().collect();
-        rule.to = [1].into_iter().collect();
-        rule.services = services;
-        rule.sync = Some(sync);
-        rules.push(rule);
-    };
-    for (port, mode) in PORTS {
-        let (name, sync) = match mode {
-            SyncMode::Ack => ("ack", SyncPolicy::Ack),
-            SyncMode::Async => ("async", SyncPolicy::Async),
-            SyncMode::Delayed => ("delayed", SyncPolicy::Delayed(1_500)),
-            SyncMode::None => ("none", SyncPolicy::None),
-        };
-        allow(
-            name,
-            vec![Service::Tcp(port, port), Service::Udp(port, port)],
-            sync,
-        );
-    }
-    let service = |text: &str| text.parse::<Service>().expect("a service");
-    let pings = vec![service("icmp/echo"), service("icmpv6/echo")];
-    allow("ping", pings, SyncPolicy::Ack);
-    let zones = Zones::new(["inside", "outside"]).expect("two zones");
-    RuleSet::new(1, zones, rules, SyncDefaults::default()).expect("a small set")
 }

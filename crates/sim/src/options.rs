@@ -45,6 +45,10 @@ pub struct Faults {
     pub one_way: u32,
     /// A partition that comes and goes.
     pub flapping: u32,
+    /// A node is told to go offline in good order, and comes back.
+    pub drain: u32,
+    /// Hand-overs whose bound is so short that it may cut them.
+    pub drain_hurry: u32,
     /// A node's Unix time is set forward or back by up to some seconds.
     pub clock_step: u32,
     /// Monotonic clocks run wrong by up to so many parts per million.
@@ -83,6 +87,8 @@ pub enum Profile {
     Partitions,
     /// Frames between nodes that arrive damaged.
     Corrupt,
+    /// Nodes that go offline in good order and come back, and nothing else.
+    Drains,
     /// Queues, logs and holds of a few places.
     Full,
     /// Tables that are too small for the flows.
@@ -95,7 +101,7 @@ pub enum Profile {
 
 impl Profile {
     /// All profiles.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Quiet,
         Self::Crashes,
         Self::Lossy,
@@ -106,6 +112,7 @@ impl Profile {
         Self::Table,
         Self::Mixed,
         Self::Beyond,
+        Self::Drains,
     ];
 
     /// Its name on the command line.
@@ -117,6 +124,7 @@ impl Profile {
             Self::Pauses => "pauses",
             Self::Partitions => "partitions",
             Self::Corrupt => "corrupt",
+            Self::Drains => "drains",
             Self::Full => "full",
             Self::Table => "table",
             Self::Mixed => "mixed",
@@ -179,9 +187,12 @@ impl Options {
     /// The run of a seed, but for what is fixed.
     pub fn of_seed(seed: u64, fixed: Fixed) -> Self {
         let mut rng = Rng::new(seed, 1);
-        let profile = fixed
-            .profile
-            .unwrap_or(Profile::ALL[(seed % Profile::ALL.len() as u64) as usize]);
+        // What was added later is drawn from a generator of its own.
+        let mut later = Rng::new(seed, 6);
+        let profile = fixed.profile.unwrap_or(match later.below(10) {
+            0 => Profile::Drains,
+            _ => Profile::ALL[(seed % 10) as usize],
+        });
         let drawn = *rng.pick(&[2, 2, 3, 3, 3, 3, 4, 4, 4, 5, 5, 6, 8, 16]);
         let nodes = fixed.nodes.unwrap_or(drawn);
         let backups = (*rng.pick(&[1usize, 1, 2, 2, 3])).min(nodes - 1);
@@ -192,7 +203,8 @@ impl Options {
             *rng.pick(&[10, 20, 25, 50])
         };
         let load_s = rng.range(6..=14);
-        let faults = Faults::draw(profile, &mut rng, backups);
+        let mut faults = Faults::draw(profile, &mut rng, backups);
+        faults.draw_drains(profile, &mut later);
         Self {
             seed,
             profile,
@@ -239,6 +251,8 @@ impl Faults {
             partition: 0,
             one_way: 0,
             flapping: 0,
+            drain: 0,
+            drain_hurry: 0,
             clock_step: 0,
             drift_ppm: 0,
             skew_ms: 0,
@@ -263,7 +277,7 @@ impl Faults {
         }
         let some = |rng: &mut Rng| rng.below(3) as u32;
         match profile {
-            Profile::Quiet => {}
+            Profile::Quiet | Profile::Drains => {}
             Profile::Crashes => {
                 faults.crash = 1;
                 faults.clock_loss = *rng.pick(&[0, 200_000]);
@@ -329,6 +343,21 @@ impl Faults {
             }
         }
         faults
+    }
+
+    fn draw_drains(&mut self, profile: Profile, rng: &mut Rng) {
+        let often = rng.range(1..=2) as u32;
+        let among_others = rng.chance(330_000);
+        self.drain_hurry = *rng.pick(&[0, 0, 300_000]);
+        self.drain = match profile {
+            Profile::Drains => 1,
+            Profile::Crashes | Profile::Lossy | Profile::Mixed | Profile::Beyond
+                if among_others =>
+            {
+                often
+            }
+            _ => 0,
+        };
     }
 
     fn lossy(&mut self, rng: &mut Rng) {

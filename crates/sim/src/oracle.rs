@@ -10,8 +10,9 @@ use state::{FlowKey, FlowRecord, Life, NodeId, NodeSet, SyncMode, slot_of, worke
 use wire::{Net, ip};
 
 use crate::hosts::OUTSIDE;
-use crate::node::{Process, Shape, TOMBSTONE_S, Worked};
+use crate::node::{Process, Worked};
 use crate::report::{Failure, Invariant, Stats};
+use crate::shape::{Shape, TOMBSTONE_S};
 
 /// A deleted flow counts as known to all only after the cluster was undisturbed for so long: until
 /// then older records may still be on their way, in front of the deletion.

@@ -89,6 +89,21 @@ pub(crate) enum Undo {
     Stall,
     Heal,
     Cut,
+    /// Somebody looks how far an order to go offline is; what follows depends on it.
+    Drained {
+        node: usize,
+        run: u64,
+    },
+    /// A drained node is to come back.
+    Undrain {
+        node: usize,
+        run: u64,
+    },
+    /// A process that has handed everything over and said goodbye ends.
+    Exit {
+        node: usize,
+        run: u64,
+    },
     /// A node with a wrong clock is started again with a right one.
     Restart {
         node: usize,

@@ -15,6 +15,9 @@ pub enum Invariant {
     OutOfOrder,
     /// A connection that both ends held open was reset or starved within the rules.
     ConnectionLost,
+    /// A packet of an established flow did not get through, and nothing happened but orders to go offline
+    /// and to come back.
+    PacketLost,
     /// The cluster did not become whole again after a failure, or not equal after the last one.
     NotConverged,
     /// Something grew beyond its bound.
@@ -35,6 +38,7 @@ impl Invariant {
             Self::StaleView => "stale-view",
             Self::OutOfOrder => "out-of-order",
             Self::ConnectionLost => "connection-lost",
+            Self::PacketLost => "packet-lost",
             Self::NotConverged => "not-converged",
             Self::Unbounded => "unbounded",
             Self::Resurrected => "resurrected",
@@ -104,6 +108,8 @@ stats! {
     packets_checked,
     /// Of these, those that were the first to show a flow's state outside.
     openings_checked,
+    /// Packets of established flows that had to leave some node, as nothing that may lose them happened.
+    packets_witnessed,
     /// Connections, requests and pings that clients began.
     connections,
     /// Of these, those that both ends held open.
@@ -116,6 +122,12 @@ stats! {
     crashes,
     /// Restarts.
     restarts,
+    /// Times that a node was told to go offline in good order.
+    drains,
+    /// Hand-overs that ended with everything handed over and synchronised.
+    hand_overs,
+    /// Hand-overs that ended as they stood, by their bound or with nobody to take over.
+    hand_overs_cut,
     /// Restarts whose clock had lost its time.
     clocks_lost,
     /// Processes that stood still for a while.

@@ -16,11 +16,31 @@ const FIRST_US: u64 = 1_800_000;
 /// What the schedule wants done to a node now.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Deed {
-    Crash { node: usize },
-    Pause { node: usize, us: u64 },
-    Slow { node: usize, us: u64 },
-    Stall { node: usize, us: u64 },
-    StepClock { node: usize, ms: i64 },
+    Crash {
+        node: usize,
+    },
+    Pause {
+        node: usize,
+        us: u64,
+    },
+    Slow {
+        node: usize,
+        us: u64,
+    },
+    Stall {
+        node: usize,
+        us: u64,
+    },
+    StepClock {
+        node: usize,
+        ms: i64,
+    },
+    /// An operator's order to hand over and to stay or to end.
+    Drain {
+        node: usize,
+        stay: bool,
+        how: membership::Drain,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +53,17 @@ enum Kind {
     OneWay,
     Flapping,
     ClockStep,
+    Drain,
+}
+
+/// A time in which something failed, or was taken offline.
+#[derive(Clone, Copy, Debug)]
+struct Disturbance {
+    begin_us: u64,
+    /// Unknown while it goes on.
+    end_us: Option<u64>,
+    /// Nothing but hand-overs in good order.
+    gentle: bool,
 }
 
 #[derive(Debug)]
@@ -46,8 +77,7 @@ pub(crate) struct Schedule {
     /// Since when redundancy is awaited.
     awaiting_us: Option<u64>,
     next_us: u64,
-    /// Begin and end of each failure that has begun; the end is unknown while it goes on.
-    disturbed: Vec<(u64, Option<u64>)>,
+    disturbed: Vec<Disturbance>,
     /// Since when nothing fails any more.
     pub(crate) quiet_since_us: Option<u64>,
     cut: Vec<(usize, usize)>,
@@ -77,12 +107,27 @@ impl Schedule {
         }
     }
 
-    /// Whether anything failed at any time between two times.
+    /// Whether anything happened at any time between two times, hand-overs in good order as well.
     pub(crate) fn disturbed_between(&self, from_us: u64, to_us: u64) -> bool {
-        let overlaps = |(begin, end): &(u64, Option<u64>)| {
-            *begin <= to_us && end.is_none_or(|end| end >= from_us)
-        };
-        self.disturbed.iter().any(overlaps)
+        self.between(from_us, to_us).next().is_some()
+    }
+
+    /// Whether anything failed at any time between two times.
+    pub(crate) fn failed_between(&self, from_us: u64, to_us: u64) -> bool {
+        self.between(from_us, to_us).any(|d| !d.gentle)
+    }
+
+    /// A hand-over was cut short: what happens now is a failure.
+    pub(crate) fn hand_over_cut(&mut self) {
+        for disturbance in self.disturbed.iter_mut().filter(|d| d.end_us.is_none()) {
+            disturbance.gentle = false;
+        }
+    }
+
+    fn between(&self, from_us: u64, to_us: u64) -> impl Iterator<Item = &Disturbance> {
+        self.disturbed
+            .iter()
+            .filter(move |d| d.begin_us <= to_us && d.end_us.is_none_or(|end_us| end_us >= from_us))
     }
 
     /// Looks at what is due. `whole` tells whether redundancy is whole, or what is missing.
@@ -113,8 +158,8 @@ impl Schedule {
                 Ok(()) => {
                     stats.recoveries += 1;
                     self.awaiting_us = None;
-                    for (_, end) in &mut self.disturbed {
-                        end.get_or_insert(now_us);
+                    for disturbance in &mut self.disturbed {
+                        disturbance.end_us.get_or_insert(now_us);
                     }
                     self.next_us = now_us + self.rng.range(20_000..=900_000);
                 }
@@ -136,7 +181,11 @@ impl Schedule {
             return step;
         }
         if let Some(kind) = self.choose() {
-            self.disturbed.push((now_us, None));
+            self.disturbed.push(Disturbance {
+                begin_us: now_us,
+                end_us: None,
+                gentle: kind == Kind::Drain,
+            });
             self.awaiting_us = Some(now_us);
             self.next_us = now_us + self.rng.range(20_000..=1_500_000);
             self.begin(kind, now_us, net, queue, stats, &mut step.deeds);
@@ -168,6 +217,7 @@ impl Schedule {
             (Kind::OneWay, f.one_way),
             (Kind::Flapping, f.flapping),
             (Kind::ClockStep, f.clock_step),
+            (Kind::Drain, f.drain),
         ];
         let sum: u32 = menu.iter().map(|(_, weight)| weight).sum();
         if sum == 0 {
@@ -259,6 +309,24 @@ impl Schedule {
                 let flapping = self.rng.chance(200_000);
                 self.tear(flapping, now_us, net, queue);
                 stats.one_way += 1;
+            }
+            Kind::Drain => {
+                // Somebody must be left; of two neither waits for the other.
+                let both = self.nodes > 2 && self.rng.chance(250_000);
+                let nodes = [Some(node), both.then_some((node + 1) % self.nodes)];
+                for node in nodes.into_iter().flatten() {
+                    let hurried = self.rng.chance(self.faults.drain_hurry);
+                    let bound_ms = match hurried {
+                        true => self.rng.range(0..=60),
+                        false => 10_000,
+                    };
+                    let stay = self.rng.chance(500_000);
+                    // A signal forces it, as nobody would hear that it was refused.
+                    let force = !stay && self.rng.chance(500_000);
+                    let how = membership::Drain { bound_ms, force };
+                    stats.drains += 1;
+                    deeds.push(Deed::Drain { node, stay, how });
+                }
             }
             Kind::ClockStep => {
                 let ms = self.rng.range(0..=8_000) as i64 - 4_000;

@@ -1,19 +1,27 @@
 //! One run: the clock, the queue of what will happen, and everybody in it.
 
-use state::{FlowKey, slot_of, worker_of};
+use membership::MemberState;
+use state::{FlowKey, SyncMode, slot_of, worker_of};
 use wire::{Net as Layer, ip};
 
+use crate::drain::{Order, Progress};
 use crate::hosts::{Hosts, INSIDE, Loss};
 use crate::net::{Delivery, Net};
-use crate::node::{Clock, Outside, Process, Shape};
+use crate::node::{Clock, Outside, Process};
 use crate::options::Options;
 use crate::oracle::{self, Oracle, Rules};
 use crate::queue::{Core, Event, Queue, Undo};
 use crate::random::{Rng, fold};
 use crate::report::{Failure, Invariant, Report, Stats};
 use crate::schedule::{Deed, Schedule};
+use crate::shape::Shape;
+use crate::witness::{LOST_AFTER_US, Witness};
 
 const SCAN_EVERY_US: u64 = 250_000;
+/// Between two looks at how far an order is.
+const LOOK_AGAIN_US: u64 = 10_000;
+/// What nobody was told of may take so long to reach a node that has taken its slots back.
+const UNTOLD_US: u64 = 500_000;
 /// Clients begin once the cluster has had time to form.
 const OPEN_FROM_US: u64 = 1_500_000;
 /// Traffic goes on for at least so long after the last failure.
@@ -42,6 +50,9 @@ pub(crate) struct World {
     machines: Vec<Machine>,
     processes: Vec<Option<Process>>,
     oracle: Oracle,
+    witness: Witness,
+    /// When a node last became active, and so took its slots back.
+    took_back_us: Option<u64>,
     schedule: Schedule,
     rng: Rng,
     runs: u64,
@@ -81,6 +92,8 @@ impl World {
             machines,
             processes: (0..options.nodes).map(|_| None).collect(),
             oracle: Oracle::default(),
+            witness: Witness::default(),
+            took_back_us: None,
             schedule: Schedule::new(options),
             rng,
             runs: 0,
@@ -228,7 +241,13 @@ impl World {
                     self.oracle.view_changed(process);
                 }
             }
-            Core::Member => process.member_turn(&mut outside),
+            Core::Member => {
+                let joined = process.membership().state() == MemberState::Joining;
+                process.member_turn(&mut outside);
+                if joined && process.membership().state() == MemberState::Active {
+                    self.took_back_us = Some(self.now_us);
+                }
+            }
             Core::Worker(number) => {
                 let worked = process.worker_turn(number, &mut outside);
                 let process = self.processes[node].as_ref().expect("it has just run");
@@ -245,6 +264,7 @@ impl World {
                     self.failure.get_or_insert(failure);
                 }
                 for (port, frame) in worked.sent {
+                    self.witness.left(&frame);
                     self.note(1, (node as u64) << 8 | port as u64, &frame);
                     let at_us = self.now_us + self.traffic_delay();
                     self.queue.put(at_us, Event::ToHosts { port, frame });
@@ -304,8 +324,16 @@ impl World {
     /// Puts what hosts sent on the wire to every node, and judges what they lost.
     fn after_hosts(&mut self) {
         let faults = &self.shape.options.faults;
-        for (port, frame) in std::mem::take(&mut self.hosts.out) {
+        let witnessed = self.loses_no_traffic();
+        for (port, frame, flow) in std::mem::take(&mut self.hosts.out) {
             self.stats.packets_sent += 1;
+            if let Some(flow) = flow
+                && witnessed
+                && self.hosts.is_steady(flow)
+            {
+                self.stats.packets_witnessed += 1;
+                self.witness.put(flow, &frame, self.now_us);
+            }
             self.hash = fold(self.hash, frame.len() as u64);
             for node in 0..self.shape.options.nodes {
                 let mut copies = 1 + u32::from(self.rng.chance(faults.traffic_duplication));
@@ -326,6 +354,39 @@ impl World {
         }
     }
 
+    /// Whether the wires and the nodes' queues lose nothing.
+    fn loses_no_traffic(&self) -> bool {
+        let f = &self.shape.options.faults;
+        let small = f.tiny_rings || f.tiny_log || f.tiny_hold || f.tiny_table || f.tiny_queues;
+        f.traffic_loss == 0 && f.link_loss == 0 && f.link_corruption == 0 && !small
+    }
+
+    /// Where nothing failed, no packet of a flow that both ends hold open is lost. A flow that is not
+    /// replicated may die with any change of owners. One whose replication is delayed is brought to
+    /// a node that takes its slots back only once that owns them: until it is there, packets may be lost.
+    /// (A node that goes offline tells of it before.)
+    fn judge_packets(&mut self) {
+        while let Some((at_us, number)) = self.witness.next_lost(self.now_us) {
+            let flow = &self.hosts.flows[number];
+            let (since_us, until_us) = (flow.opened_us, at_us + LOST_AFTER_US);
+            let taken_back =
+                (self.took_back_us).is_some_and(|took_us| took_us + UNTOLD_US >= at_us);
+            let excused = match flow.sync {
+                SyncMode::None => self.schedule.disturbed_between(since_us, until_us),
+                SyncMode::Delayed if taken_back => true,
+                _ => self.schedule.failed_between(since_us, until_us),
+            };
+            if excused || !self.hosts.is_steady(number) {
+                continue;
+            }
+            let what = format!(
+                "no node has sent on what an end of protocol {} ({:?}) from {} to {} sent at {at_us} us",
+                flow.proto, flow.sync, flow.client, flow.server
+            );
+            self.fail(Invariant::PacketLost, what);
+        }
+    }
+
     fn traffic_delay(&mut self) -> u64 {
         let (least, most) = self.shape.options.faults.traffic_delay_us;
         self.rng.range(least..=most)
@@ -336,12 +397,16 @@ impl World {
         let flow = &self.hosts.flows[number];
         let options = &self.shape.options;
         let disturbed = self.schedule.disturbed_between(flow.opened_us, self.now_us);
-        let weak = flow.sync != state::SyncMode::Ack
+        let weak = flow.sync != SyncMode::Ack
             || options.hold_acks > 0
             || options.release_at_deadline
             || !flow.established;
         let garbled = flow.lost == Some(Loss::Garbled);
-        let allowed = options.faults.tiny_table || disturbed && (weak || options.faults.beyond);
+        // Going offline in good order loses nothing but what is not replicated at all.
+        let failed = self.schedule.failed_between(flow.opened_us, self.now_us);
+        let unreplicated = disturbed && flow.sync == SyncMode::None;
+        let allowed =
+            options.faults.tiny_table || unreplicated || failed && (weak || options.faults.beyond);
         if allowed && !garbled {
             self.stats.losses_allowed += 1;
             return;
@@ -358,10 +423,10 @@ impl World {
             flow.client,
             flow.server,
             flow.opened_us,
-            if disturbed {
-                "with failures within the rules"
-            } else {
-                "without any failure"
+            match (failed, disturbed) {
+                (true, _) => "with failures within the rules",
+                (false, true) => "with nothing but hand-overs in good order",
+                (false, false) => "without any failure",
             },
             flow.lost,
         );
@@ -443,6 +508,17 @@ impl World {
                     process.workers[worker].stalled_until_us = now_us + us;
                 }
             }
+            Deed::Drain { node, stay, how } => {
+                if let Some(process) = &mut self.processes[node] {
+                    process.order(Order::Drain { stay, how }, now_us, &mut self.queue);
+                    let look = Undo::Drained {
+                        node,
+                        run: process.run,
+                    };
+                    self.schedule
+                        .later(now_us + LOOK_AGAIN_US, look, &mut self.queue);
+                }
+            }
             Deed::StepClock { node, ms } => {
                 self.machines[node].clock.unix_ms += ms;
                 if let Some(process) = &mut self.processes[node] {
@@ -467,6 +543,53 @@ impl World {
         let clock_lost = self.rng.chance(self.shape.options.faults.clock_loss);
         self.schedule
             .later(at_us, Undo::Start { node, clock_lost }, &mut self.queue);
+    }
+
+    /// Looks how far a node is with going offline, and does what is next.
+    fn look_at_drain(&mut self, node: usize, run: u64) {
+        let now_us = self.now_us;
+        let Some(process) = self.processes[node].as_mut().filter(|p| p.run == run) else {
+            return;
+        };
+        let (progress, cut) = process.progress();
+        let next = match progress {
+            Progress::None => None,
+            // Sometimes it is taken back before it is done.
+            Progress::UnderWay if self.rng.chance(5_000) => Some((0, Undo::Undrain { node, run })),
+            Progress::UnderWay => Some((LOOK_AGAIN_US, Undo::Drained { node, run })),
+            Progress::Drained => {
+                let us = self.rng.range(1_000..=2_000_000);
+                Some((us, Undo::Undrain { node, run }))
+            }
+            Progress::Over => {
+                process.leave(now_us, &mut self.queue);
+                let us = 3_000 * self.shape.options.heartbeat_ms;
+                Some((us, Undo::Exit { node, run }))
+            }
+        };
+        if cut {
+            self.schedule.hand_over_cut();
+        }
+        if let Some((us, undo)) = next {
+            self.schedule.later(now_us + us, undo, &mut self.queue);
+        }
+    }
+
+    /// A process ends, having said goodbye, and is started again some time later.
+    fn exit(&mut self, node: usize) {
+        let Some(process) = self.processes[node].take() else {
+            return;
+        };
+        self.count(&process);
+        self.machines[node].clock = process.clock;
+        self.net.ended(node, self.now_us, &mut self.queue);
+        let after_us = *self.rng.pick(&[20_000, 400_000, 2_500_000]);
+        let at_us = self.now_us + self.rng.range(after_us / 2..=after_us);
+        let undo = Undo::Start {
+            node,
+            clock_lost: false,
+        };
+        self.schedule.later(at_us, undo, &mut self.queue);
     }
 
     fn start(&mut self, node: usize, clock_lost: bool) {
@@ -521,7 +644,9 @@ impl World {
 
     fn undo(&mut self, undo: Undo) {
         self.schedule.pending -= 1;
-        self.say(format_args!("{undo:?}"));
+        if !matches!(undo, Undo::Drained { .. }) {
+            self.say(format_args!("{undo:?}"));
+        }
         match undo {
             Undo::Crash { node } => self.crash(node),
             Undo::Start { node, clock_lost } => {
@@ -545,6 +670,17 @@ impl World {
                 }
             }
             Undo::Slow | Undo::Stall => {}
+            Undo::Drained { node, run } => self.look_at_drain(node, run),
+            Undo::Undrain { node, run } => {
+                if let Some(process) = self.processes[node].as_mut().filter(|p| p.run == run) {
+                    process.order(Order::Undrain, self.now_us, &mut self.queue);
+                }
+            }
+            Undo::Exit { node, run } => {
+                if self.processes[node].as_ref().is_some_and(|p| p.run == run) {
+                    self.exit(node);
+                }
+            }
             Undo::Heal | Undo::Cut => {
                 self.schedule
                     .undo_cut(undo, self.now_us, &mut self.net, &mut self.queue);
@@ -571,6 +707,7 @@ impl World {
         if let Err(failure) = judged {
             self.failure.get_or_insert(failure);
         }
+        self.judge_packets();
     }
 
     /// Whether all is said: the failures have stopped, everything is equal everywhere, and traffic

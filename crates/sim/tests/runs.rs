@@ -57,9 +57,18 @@ fn crashes_within_the_rules_lose_nothing() {
 }
 
 #[test]
+fn going_offline_in_good_order_loses_no_packet() {
+    let total = seeds(Profile::Drains, 0..8);
+    assert!(
+        total.hand_overs > 10 && total.packets_witnessed > 1_000,
+        "{total:?}"
+    );
+}
+
+#[test]
 fn every_other_profile_keeps_its_invariants() {
     for profile in Profile::ALL {
-        if !matches!(profile, Profile::Quiet | Profile::Crashes) {
+        if !matches!(profile, Profile::Quiet | Profile::Crashes | Profile::Drains) {
             let total = seeds(profile, 20..23);
             assert!(total.scans > 0, "{profile}: {total:?}");
         }
