@@ -219,10 +219,11 @@ impl<P: Port> Worker<P> {
             }
             JobTarget::Heir(peer) => !self.digests.is_known_to(peer, slot, &entry.local),
             // What was said last is not what there is now. A flow that ended before anybody was told
-            // of it is nobody's concern.
+            // of it is nobody's concern. One whose replication is delayed is left out of snapshots as well,
+            // also when a former owner said the same of it: not to the new one.
             JobTarget::Untold(_) => {
-                let told = entry.local.digest;
-                told != entry.record.digest() && !(dead && told == 0)
+                let (told, delayed) = (entry.local.digest, entry.local.replicate_at_s != 0);
+                (told != entry.record.digest() || delayed) && !(dead && told == 0)
             }
             JobTarget::Owner(peer) => {
                 if self.view.value().owner(slot) != Some(peer) {

@@ -502,6 +502,26 @@ fn an_heir_that_was_told_everything_gets_what_nobody_was_told() {
     assert_eq!(rig.acknowledge(), []);
 }
 
+/// A young flow went to another owner, which told of it as it is when the slot came back: that says nothing of who
+/// is next.
+#[test]
+fn a_young_flow_that_a_former_owner_told_of_moves_on_with_its_slot() {
+    let mut rig = Rig::new(Setup::default());
+    let slow = build::udp(at(&client(2)), at("10.2.0.10:7000"), b"x");
+    rig.through(INSIDE, slow);
+    rig.publish(view(2, |_| Some(PEER), &[PEER]));
+    rig.turn();
+    let untold = scan(&mut rig, JobTarget::Untold(node(PEER)));
+    assert_eq!(untold.len(), 1);
+    tell(&mut rig, PEER, untold[0]);
+    rig.publish(view(3, |_| Some(ME), &[PEER, 2]));
+    rig.turn();
+    assert_eq!(scan(&mut rig, JobTarget::Peer(node(2))), []);
+    rig.publish(view(4, |_| Some(2), &[PEER, 2]));
+    rig.turn();
+    assert_eq!(scan(&mut rig, JobTarget::Untold(node(2))), untold);
+}
+
 /// A verdict changes without a word until the flow is refreshed: whoever is told of it meanwhile is not
 /// the only one, or copies would differ for as long.
 #[test]
