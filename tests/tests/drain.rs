@@ -3,8 +3,11 @@
 
 use e2e::{LIMIT, Load, Probe, busiest, cluster, echo_flows, wait_for, wait_whole};
 use lab::Cluster;
+use lab::download::{Downloads, Order};
 use lab::node_config::Settings;
 use lab::stall::StalledThread;
+use lab::wait::Interrupt;
+use lab::web::{RandomFile, WebServer};
 use telemetry::control::{Drain, DrainPhase};
 
 /// The connections' patience where none may break.
@@ -158,6 +161,60 @@ fn a_drained_node_can_stay_and_be_taken_back() {
         "there is nothing to take back"
     );
     load.finish_unbroken(&cluster);
+}
+
+/// Bytes of the download: some seconds at its rate.
+const DOWNLOAD_BYTES: u64 = 24 << 20;
+
+/// What arrives through a node that hands over in the middle is what was sent.
+#[test]
+fn the_owner_of_a_running_download_drains_and_every_byte_arrives() {
+    let mut cluster = cluster("edown", &patient());
+    let topology = cluster.topology();
+    let folder = |name| topology.folder(name).expect("a folder");
+    let (cache, logs) = (folder("cache"), folder("logs"));
+    let file = RandomFile::cached(&cache, DOWNLOAD_BYTES).expect("written");
+    let mut web = WebServer::start(
+        &topology.server(),
+        topology.state(),
+        &folder("nginx"),
+        &cache,
+        &logs,
+        &Interrupt::default(),
+    )
+    .expect("nginx starts");
+    let order = Order {
+        name: "download".into(),
+        url: format!("http://10.2.0.10/files/{}", file.name),
+        file,
+        rate: 6_000_000,
+        local_port: Some(40_001),
+    };
+    let log = logs.join("curl.log");
+    let mut download = Downloads::start(vec![order], &topology.client(), topology.state(), &log)
+        .expect("it starts");
+    wait_for("a quarter of it", || match download.bytes(0) {
+        bytes if bytes >= DOWNLOAD_BYTES / 4 => Ok(()),
+        bytes => Err(format!("{bytes} bytes")),
+    });
+
+    let flow = ["proto=tcp", "sport=40001", "dport=80"];
+    let node = cluster.owner(&flow).expect("the nodes answer");
+    let node = node.expect("a node owns the download");
+    cluster.drain(node, &[], LIMIT).expect("it drains and ends");
+    let at_drain = download.bytes(0);
+    assert!(
+        at_drain < DOWNLOAD_BYTES && download.open() == 1,
+        "it was over before the node was: this shows nothing"
+    );
+    let heir = cluster.owner(&flow).expect("the nodes answer");
+    assert!(heir.is_some_and(|heir| heir != node), "{heir:?}");
+    wait_for("the download to end", || match download.open() {
+        0 => Ok(()),
+        _ => Err(format!("{} bytes", download.bytes(0))),
+    });
+    web.must_run().expect("nginx has served it");
+    assert_eq!(download.failures().expect("read to the end"), []);
 }
 
 /// Requirement 11, for a node that runs but for one thread: the watch over it is the membership

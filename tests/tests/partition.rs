@@ -1,11 +1,13 @@
 //! Nodes that cannot reach each other go on, each for itself, and agree again when they can.
 
+use std::collections::BTreeMap;
 use std::net::TcpStream;
 
-use e2e::{LIMIT, Load, busiest, cluster, connect, echoes, wait_for, wait_whole};
+use e2e::{CONNECTIONS, LIMIT, Load, busiest, cluster, connect, echoes, wait_for, wait_whole};
 use lab::Cluster;
 use lab::cut::{Cut, Path};
 use lab::node_config::Settings;
+use telemetry::control::Flow;
 
 /// The connections' patience: none may break.
 const STALL_S: u64 = 30;
@@ -50,6 +52,72 @@ fn wait_for_agreement(cluster: &Cluster) {
     });
 }
 
+/// What makes a flow the same on two nodes: what it is, how far, and which rule lets it pass. What moves with
+/// every packet is the node's own.
+fn facts(flow: &Flow) -> (String, String) {
+    let which = format!("{:?} {} {} {}", flow.proto, flow.src, flow.sport, flow.dst);
+    let Flow {
+        dport,
+        incarnation,
+        state,
+        rule,
+        sync,
+        zone_from,
+        zone_to,
+        mark,
+        ..
+    } = flow;
+    let how =
+        format!("{dport} run {incarnation} {state} {rule} {sync} {zone_from} {zone_to} {mark}");
+    (which, how)
+}
+
+/// The echo server's flows that node `index` has in the role.
+fn facts_of(
+    cluster: &Cluster,
+    index: usize,
+    role: &str,
+) -> Result<BTreeMap<String, String>, String> {
+    let role = format!("role={role}");
+    let flows = cluster.flows(index, &["proto=tcp", "dport=7777", &role]);
+    Ok(flows
+        .map_err(|e| e.to_string())?
+        .iter()
+        .map(facts)
+        .collect())
+}
+
+/// Waits until every flow has one owner and, with one backup, one copy elsewhere that is equal to the owner's,
+/// and there are at least so many.
+fn wait_for_equal_copies(cluster: &Cluster, flows: usize) {
+    wait_for("owners and backups to agree on every flow", || {
+        let (mut owned, mut copies) = (BTreeMap::new(), BTreeMap::new());
+        for node in cluster.living() {
+            for (of_role, role) in [(&mut owned, "owner"), (&mut copies, "backup")] {
+                for (flow, how) in facts_of(cluster, node, role)? {
+                    if of_role.insert(flow.clone(), how).is_some() {
+                        return Err(format!("{flow} is there twice as {role}"));
+                    }
+                }
+            }
+        }
+        let lacking = owned.keys().find(|flow| !copies.contains_key(*flow));
+        let left = copies.keys().find(|flow| !owned.contains_key(*flow));
+        let differing = owned
+            .iter()
+            .find(|(flow, how)| copies.get(*flow) != Some(how));
+        match (lacking, left, differing) {
+            (Some(flow), ..) => Err(format!("{flow} has no copy")),
+            (_, Some(flow), _) => Err(format!("{flow} has a copy and no owner")),
+            (.., Some((flow, how))) => {
+                Err(format!("{flow}: {how}, its copy {:?}", copies.get(flow)))
+            }
+            _ if owned.len() < flows => Err(format!("{} of {flows} flows", owned.len())),
+            _ => Ok(()),
+        }
+    });
+}
+
 /// New connections through the cluster, each of which works.
 fn open_some(cluster: &Cluster) -> Vec<TcpStream> {
     let opened = (0..12).map(|_| {
@@ -86,14 +154,13 @@ fn goes_on(id: &str, path: Path) {
     drop(cut);
     wait_whole(&mut cluster);
     wait_for_agreement(&cluster);
-    for mut stream in before.into_iter().chain(meanwhile) {
-        assert!(
-            echoes(&mut stream, LIMIT),
-            "{stream:?} was open and is dead"
-        );
+    let mut streams: Vec<_> = before.into_iter().chain(meanwhile).collect();
+    for stream in &mut streams {
+        assert!(echoes(stream, LIMIT), "{stream:?} was open and is dead");
     }
     load.wait_for_messages(10);
     assert!(e2e::echo_flows(&cluster, node, "owner") >= carried);
+    wait_for_equal_copies(&cluster, 12 + 12 + CONNECTIONS as usize);
     load.finish_unbroken(&cluster);
 }
 

@@ -18,6 +18,8 @@ pub struct Settings {
     pub heartbeat: String,
     /// After how long a silence it is dead.
     pub dead_after: String,
+    /// How long one that starts waits for the others at most; not less than `dead_after`.
+    pub join_wait: String,
     /// Copies of each node's flows.
     pub backups: usize,
     /// How TCP, UDP and ICMP flows are replicated: `ack`, `async`, `none`.
@@ -40,6 +42,7 @@ impl Settings {
             nodes,
             heartbeat: "20ms".into(),
             dead_after: "200ms".into(),
+            join_wait: "3s".into(),
             backups: 1,
             sync: "ack".into(),
             capacity: 200_000,
@@ -71,6 +74,7 @@ impl Settings {
                 backups: self.backups,
                 heartbeat: self.heartbeat.clone(),
                 dead_after: self.dead_after.clone(),
+                join_wait: self.join_wait.clone(),
                 member: members.collect(),
             },
             pki: Pki {
@@ -232,6 +236,7 @@ struct Cluster {
     backups: usize,
     heartbeat: String,
     dead_after: String,
+    join_wait: String,
     member: Vec<Member>,
 }
 
