@@ -2,7 +2,7 @@
 
 use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
-use telemetry::control::{Client, Request, Status};
+use telemetry::control::{Client, CommonEntries, Request, Status};
 
 use crate::error::Error;
 use crate::output::{Output, Side, Table, plural, span};
@@ -85,7 +85,9 @@ fn health(status: &Status) -> (bool, String) {
         .map(|interface| format!(", no link on {}", interface.name));
     let refused = status.policy.error.as_ref();
     let refused = refused.map(|_| ", newer rules REFUSED".to_owned());
-    for problem in apart.chain(unlinked).chain(refused) {
+    let differ =
+        (status.common.differ.iter()).map(|peer| format!(", the common state of {peer} differs"));
+    for problem in apart.chain(unlinked).chain(refused).chain(differ) {
         good = false;
         line += &problem;
     }
@@ -178,7 +180,7 @@ fn facts(status: &Status, now_ns: u64, output: &mut Output) -> Result<(), Error>
     ))?;
     let common = &status.common;
     output.line(format_args!(
-        "common       {} block{}, {} user{}, {} expectation{}, {} tunnel{}",
+        "common       {} block{}, {} user{}, {} expectation{}, {} tunnel{}{}",
         common.blocks,
         plural(common.blocks),
         common.users,
@@ -186,9 +188,27 @@ fn facts(status: &Status, now_ns: u64, output: &mut Output) -> Result<(), Error>
         common.expectations,
         plural(common.expectations),
         common.tunnels,
-        plural(common.tunnels)
+        plural(common.tunnels),
+        common_copies(common)
     ))?;
     Ok(())
+}
+
+/// What the other nodes lack of the common state, and what this one had to give up; empty when all is well.
+fn common_copies(common: &CommonEntries) -> String {
+    let mut text = String::new();
+    for (peers, what) in [
+        (&common.behind, "not yet all at"),
+        (&common.differ, "different at"),
+    ] {
+        if !peers.is_empty() {
+            text += &format!("; {what} {}", peers.join(", "));
+        }
+    }
+    if common.given_up > 0 {
+        text += &format!("; {} given up for want of room", common.given_up);
+    }
+    text
 }
 
 fn members(status: &Status, output: &mut Output) -> Result<(), Error> {
@@ -367,11 +387,32 @@ mod tests {
         assert_eq!(health(&status), (false, line));
 
         let mut status = healthy();
+        status.common.differ = vec!["n3".into()];
+        let line = format!("{whole}, the common state of n3 differs");
+        assert_eq!(health(&status), (false, line));
+
+        // That a peer has not acknowledged a moment's changes is no fault.
+        let mut status = healthy();
+        status.common.behind = vec!["n3".into()];
+        assert_eq!(health(&status), (true, whole.into()));
+
+        let mut status = healthy();
         status.node.state = "joining".into();
         assert!(!health(&status).0);
 
         let mut status = healthy();
         status.view.members.truncate(1);
         assert_eq!(health(&status), (true, "n1 active, a node alone".into()));
+    }
+
+    #[test]
+    fn the_common_state_s_copies_are_told_when_they_are_not_the_same() {
+        let mut common = CommonEntries::default();
+        assert_eq!(common_copies(&common), "");
+        common.behind = vec!["n2".into(), "n3".into()];
+        common.differ = vec!["n4".into()];
+        common.given_up = 2;
+        let said = "; not yet all at n2, n3; different at n4; 2 given up for want of room";
+        assert_eq!(common_copies(&common), said);
     }
 }

@@ -98,9 +98,22 @@ impl Common {
         list(expected, responder, |responder, e| responder.expectation(e));
     }
 
-    /// How many entries there are, for the status.
+    /// How many entries there are, and who lacks some, for the status.
     pub(crate) fn counts(&self) -> CommonEntries {
+        let report = self.board.sync.lock();
+        let copies = report.status.as_ref().map(|status| status.common.clone());
+        drop(report);
+        let copies = copies.unwrap_or_default();
+        let members = self.config.cluster.as_ref().map(|c| &c.members[..]);
+        let names = |peers: &[NodeId]| {
+            let named = members.unwrap_or_default().iter();
+            let named = named.filter(|member| peers.contains(&member.id));
+            named.map(|member| member.name.clone()).collect()
+        };
         CommonEntries {
+            behind: names(&copies.behind),
+            differ: names(&copies.differ),
+            given_up: copies.given_up,
             blocks: self.store.count(CommonKind::Block),
             users: self.store.count(CommonKind::User),
             expectations: self.store.count(CommonKind::Expectation),

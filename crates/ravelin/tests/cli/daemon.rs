@@ -38,7 +38,7 @@ replication  4000 flows, 9000 records sent, 8000 received, 12 not acknowledged y
 copies       2048 slots compared, 3 differed, 2 repaired, 0 to hand over
 flows        12000 live of 1000000, 4000 owned, 1 packet held
 policy       generation 4, rules.toml
-common       2 blocks, 1 user, 0 expectations, 0 tunnels
+common       2 blocks, 1 user, 0 expectations, 0 tunnels; not yet all at n2
 
 MEMBER  ID  STATE   LAST HEARD  BACKUPS
 n1       1  active   this node  n2

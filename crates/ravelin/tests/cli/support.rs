@@ -314,6 +314,8 @@ pub(crate) fn status() -> Status {
             users: 1,
             expectations: 0,
             tunnels: 0,
+            behind: vec!["n2".into()],
+            ..CommonEntries::default()
         },
         drain: None,
     }

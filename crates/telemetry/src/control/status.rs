@@ -197,6 +197,16 @@ pub struct CommonEntries {
     pub expectations: u64,
     /// VPN tunnels.
     pub tunnels: u64,
+    /// Living peers that have yet to acknowledge what this node has told them, or has to.
+    #[serde(default)]
+    pub behind: Vec<String>,
+    /// Living peers whose common state was another when it was last compared, although nothing was on its
+    /// way. They are sent all again.
+    #[serde(default)]
+    pub differ: Vec<String>,
+    /// Entries given up because nodes that did not hear each other together wrote more than fits.
+    #[serde(default)]
+    pub given_up: u64,
 }
 
 /// An interface.
