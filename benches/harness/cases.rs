@@ -1,0 +1,146 @@
+//! The cases by name.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::traffic::{Family, Flows, Proto, Sizes};
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Case {
+    /// Packets per second of flows that are all in the table already.
+    Forward(Flows),
+    /// New flows per second into an empty table, until one million are there; not replicated.
+    NewFlowsNone,
+    /// Bytes of memory per flow.
+    Memory,
+}
+
+/// Flows of the cases that have one number of them.
+pub(crate) const MILLION: u32 = 1_000_000;
+
+/// Numbers of flows by name.
+const COUNTS: [(&str, u32); 4] = [
+    ("1k", 1_000),
+    ("100k", 100_000),
+    ("1m", MILLION),
+    ("10m", 10_000_000),
+];
+
+impl Case {
+    /// Every case that a plain run measures.
+    pub(crate) const ALL: [&str; 9] = [
+        "forward-1k",
+        "forward-100k",
+        "forward-1m",
+        "forward-10m",
+        "forward-1m-tcp",
+        "forward-1m-v6",
+        "forward-1m-imix",
+        "newflows-none",
+        "memory",
+    ];
+    /// Those of `--quick`.
+    pub(crate) const QUICK: [&str; 5] = [
+        "forward-1k",
+        "forward-1m",
+        "forward-1m-tcp",
+        "newflows-none",
+        "memory",
+    ];
+
+    /// Its flows.
+    pub(crate) fn flows(self) -> Flows {
+        match self {
+            Self::Forward(flows) => flows,
+            Self::NewFlowsNone | Self::Memory => Flows::udp(MILLION),
+        }
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flows = match self {
+            Self::NewFlowsNone => return f.write_str("newflows-none"),
+            Self::Memory => return f.write_str("memory"),
+            Self::Forward(flows) => flows,
+        };
+        let count = COUNTS.iter().find(|(_, count)| *count == flows.count);
+        write!(f, "forward-{}", count.map_or("?", |(name, _)| name))?;
+        let variants = [
+            (flows.proto == Proto::Tcp, "-tcp"),
+            (flows.family == Family::V6, "-v6"),
+            (flows.sizes == Sizes::Imix, "-imix"),
+        ];
+        variants
+            .iter()
+            .filter(|(is, _)| *is)
+            .try_for_each(|(_, name)| f.write_str(name))
+    }
+}
+
+/// No case has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "there is no case {0:?}: there are {all}, and forward-{{1k,100k,1m,10m}} with -tcp, -v6, -imix behind it",
+    all = Case::ALL.join(", ")
+)]
+pub(crate) struct NoCase(String);
+
+impl FromStr for Case {
+    type Err = NoCase;
+
+    fn from_str(text: &str) -> Result<Self, NoCase> {
+        match text {
+            "newflows-none" => return Ok(Self::NewFlowsNone),
+            "memory" => return Ok(Self::Memory),
+            _ => {}
+        }
+        let none = || NoCase(text.to_owned());
+        let mut parts = text.split('-');
+        if parts.next() != Some("forward") {
+            return Err(none());
+        }
+        let name = parts.next().ok_or_else(none)?;
+        let (_, count) = COUNTS.iter().find(|(n, _)| *n == name).ok_or_else(none)?;
+        let mut flows = Flows::udp(*count);
+        for variant in parts {
+            match variant {
+                "tcp" => flows.proto = Proto::Tcp,
+                "v6" => flows.family = Family::V6,
+                "imix" => flows.sizes = Sizes::Imix,
+                _ => return Err(none()),
+            }
+        }
+        let case = Self::Forward(flows);
+        // In this order and each once: a case has one name.
+        (case.to_string() == text).then_some(case).ok_or_else(none)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_has_one_name() {
+        for name in Case::ALL.iter().chain(&Case::QUICK) {
+            let case: Case = name.parse().expect("a case");
+            assert_eq!(case.to_string(), *name);
+        }
+        let case: Case = "forward-10m-tcp-v6-imix".parse().expect("a case");
+        assert_eq!(case.flows().count, 10_000_000);
+        for wrong in [
+            "",
+            "forward",
+            "forward-2k",
+            "forward-1k-v6-tcp",
+            "forward-1k-tcp-tcp",
+            "forward-1k-",
+            "newflows",
+            "memory-1k",
+        ] {
+            assert!(wrong.parse::<Case>().is_err(), "{wrong:?}");
+        }
+    }
+}

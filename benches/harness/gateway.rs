@@ -1,0 +1,102 @@
+//! What is measured: a gateway with a port for what comes from inside, and a sink outside.
+
+use std::fs;
+
+use lab::Error as LabError;
+
+use crate::bench::Bench;
+use crate::error::{Error, Result};
+use crate::measure::Counts;
+use crate::ovs::Ovs;
+use crate::ravelin::Ravelin;
+
+/// A system that cases are measured on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum System {
+    /// This repository's.
+    Ravelin,
+    /// Open vSwitch with DPDK and its connection tracking.
+    Ovs,
+}
+
+/// What a gateway must be made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Flows that its table must hold.
+    pub(crate) capacity: u32,
+    /// Whether servers answer, through a port of their own.
+    pub(crate) answers: bool,
+}
+
+/// The name of the memif socket, in the folder of the run's state, that clients' packets come in by.
+pub(crate) const INSIDE: &str = "inside.sock";
+/// Likewise for servers' packets.
+pub(crate) const BACK: &str = "back.sock";
+
+/// A running gateway. Its worker spins on a cpu of its own.
+pub(crate) trait Gateway {
+    /// How many flows are in its table.
+    fn flows(&mut self) -> Result<u64>;
+
+    /// How many flows it has opened since its start, as of a millisecond ago at most. None has ended yet.
+    fn opened(&mut self) -> Result<u64>;
+
+    /// How many TCP connections it takes for established. It may look at every flow for that.
+    fn established(&mut self) -> Result<u64>;
+
+    /// How many TCP connections it has seen the answer of, which are not yet established, or are.
+    fn answered(&mut self) -> Result<u64>;
+
+    /// Its counters now.
+    fn counts(&mut self) -> Result<Counts>;
+
+    /// How many packets have reached the sinks, and how many it says to have sent there, from its start;
+    /// nothing is under way any more.
+    fn sunk(&mut self) -> Result<(u64, u64)>;
+
+    /// The process whose memory its flows are in.
+    fn pid(&self) -> i32;
+}
+
+impl System {
+    /// Its name in the report.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ravelin => "ravelin",
+            Self::Ovs => "ovs-dpdk",
+        }
+    }
+
+    /// Starts it; it is ready for packets when this returns.
+    pub(crate) fn start(self, bench: &Bench, shape: Shape) -> Result<Box<dyn Gateway>> {
+        for name in [INSIDE, BACK] {
+            // One that was killed leaves its sockets, and the next could not listen there.
+            let path = bench.path(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(LabError::file("remove", &path)(error).into());
+                }
+                _ => {}
+            }
+        }
+        Ok(match self {
+            Self::Ravelin => Box::new(Ravelin::start(bench, shape)?),
+            Self::Ovs => Box::new(Ovs::start(bench, shape)?),
+        })
+    }
+}
+
+/// Bytes of a process's own memory that are in use: anonymous, so without files and huge pages, which hold
+/// packets and not flows.
+pub(crate) fn memory_bytes(pid: i32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let said = fs::read_to_string(&path).map_err(LabError::file("read", &path))?;
+    let line = said.lines().find(|line| line.starts_with("RssAnon:"));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .map(|kb| kb * 1024)
+        .ok_or(Error::Unreadable {
+            from: "/proc/PID/status",
+            said,
+            wanted: "RssAnon",
+        })
+}

@@ -1,0 +1,271 @@
+//! dpdk-testpmd as the source of packets: it replays files of frames from its memory into memif.
+//!
+//! It is driven by its prompt, one file at a time. Everything of it runs on one cpu.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ChildStdin;
+use std::time::Duration;
+
+use lab::wait::{Poll, wait_until};
+use lab::{Error as LabError, Process, Spawn};
+
+use crate::bench::Bench;
+use crate::error::{Error, Result};
+use crate::pcap::Pcap;
+
+/// Reading ten million frames into memory takes a while.
+const START_LIMIT: Duration = Duration::from_secs(180);
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// Buffers besides those that hold the frames: rings, bursts, caches.
+const SPARE_MBUFS: u32 = 16_384;
+/// log2 of the descriptors of a memif ring. Both sides must agree on it.
+pub(crate) const RING_LOG2: u32 = 11;
+/// Bytes of a buffer in memif's shared memory. Both sides must agree on it.
+pub(crate) const RING_BUFFER: u32 = 2048;
+
+/// Frames that go to a gateway's port.
+#[derive(Debug, Clone)]
+pub(crate) struct Lane {
+    /// What is replayed.
+    pub(crate) pcap: Pcap,
+    /// The memif socket of the gateway's port.
+    pub(crate) socket: PathBuf,
+}
+
+/// How a generator sends what a gateway has no room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhenFull {
+    /// It is dropped: the gateway is offered more than it can take.
+    Drop,
+    /// It is sent again until there is room: every frame arrives once per pass.
+    Retry,
+}
+
+/// What a generator did between start and stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Offered {
+    pub(crate) sent: u64,
+    pub(crate) dropped: u64,
+}
+
+/// A running testpmd.
+#[derive(Debug)]
+pub(crate) struct Generator {
+    process: Process,
+    stdin: ChildStdin,
+    log: PathBuf,
+    /// By lane: testpmd's number of its file and of its memif port.
+    ports: Vec<(usize, usize)>,
+    playing: bool,
+}
+
+impl Generator {
+    /// Megabytes that its buffers take for these lanes.
+    pub(crate) fn memory_mb(lanes: &[Lane]) -> u64 {
+        let mbuf = 64 + 128 + u64::from(data_room(lanes));
+        ((u64::from(mbufs(lanes)) * mbuf.next_multiple_of(64)) >> 20) + 128
+    }
+
+    /// Starts it, and waits until its frames are in memory. The gateway's ports must be there.
+    pub(crate) fn start(bench: &Bench, lanes: &[Lane]) -> Result<Self> {
+        let log = bench.log("testpmd")?;
+        let mut sockets: Vec<&Path> = vec![];
+        for lane in lanes {
+            if !sockets.contains(&lane.socket.as_path()) {
+                sockets.push(&lane.socket);
+            }
+        }
+        let cpu = bench.cpus.others;
+        let mut args = vec![
+            "--no-pci".to_owned(),
+            "--no-telemetry".into(),
+            // The prompt and the forwarding thread, both on one cpu.
+            format!("--lcores=0@{cpu},1@{cpu}"),
+            "--file-prefix".into(),
+            bench.name("gen"),
+            "-m".into(),
+            (Self::memory_mb(lanes) + 64).to_string(),
+        ];
+        args.extend(bench.pages.eal_arguments().iter().map(|a| (*a).to_owned()));
+        for (number, socket) in sockets.iter().enumerate() {
+            args.push("--vdev".into());
+            args.push(format!(
+                "net_memif{number},role=client,socket={},socket-abstract=no,rsize={RING_LOG2},bsize={RING_BUFFER}",
+                socket.display()
+            ));
+        }
+        let mut ports = vec![];
+        for (number, lane) in lanes.iter().enumerate() {
+            args.push("--vdev".into());
+            args.push(format!(
+                "net_pcap{number},rx_pcap={},infinite_rx=1",
+                lane.pcap.path.display()
+            ));
+            let to = sockets.iter().position(|socket| *socket == lane.socket);
+            ports.push((
+                sockets.len() + number,
+                to.expect("every lane's socket is listed"),
+            ));
+        }
+        args.extend(
+            [
+                "--",
+                "--interactive",
+                "--forward-mode=io",
+                "--burst=64",
+                "--nb-cores=1",
+                "--rxd=2048",
+                "--txd=2048",
+                "--no-flush-rx",
+                "--no-lsc-interrupt",
+            ]
+            .map(str::to_owned),
+        );
+        args.push(format!("--total-num-mbufs={}", mbufs(lanes)));
+        args.push(format!("--mbuf-size={}", data_room(lanes)));
+        // Line by line, for its output is a file and we read along.
+        let mut process = Spawn::new("testpmd", "stdbuf")
+            .args(["--output=L", "dpdk-testpmd"])
+            .args(args)
+            .start(&bench.state, &log)?;
+        let stdin = process.take_stdin().expect("it was started with a pipe");
+        let mut generator = Self {
+            process,
+            stdin,
+            log,
+            ports,
+            playing: false,
+        };
+        generator.wait_for(bench, 0, "testpmd>", START_LIMIT)?;
+        Ok(generator)
+    }
+
+    /// Replays one lane, from its beginning to its end and again, until [`Generator::stop`].
+    pub(crate) fn play(&mut self, bench: &Bench, lane: usize, full: WhenFull) -> Result<()> {
+        let (file, port) = self.ports[lane];
+        let retry = match full {
+            WhenFull::Drop => "set fwd io",
+            // Practically for ever.
+            WhenFull::Retry => "set burst tx delay 1 retry 1000000\nset fwd io retry",
+        };
+        let begin = self.said()?.len();
+        self.order(&format!("{retry}\nset portlist {file},{port}\nstart\n"))?;
+        self.wait_for(bench, begin, "packets/burst", ANSWER_LIMIT)?;
+        self.playing = true;
+        Ok(())
+    }
+
+    /// Ends the replay and tells what it was.
+    pub(crate) fn stop(&mut self, bench: &Bench) -> Result<Offered> {
+        let begin = self.said()?.len();
+        self.order("stop\n")?;
+        let said = self.wait_for(bench, begin, "Done.", ANSWER_LIMIT)?;
+        self.playing = false;
+        offered(&said).ok_or(Error::Unreadable {
+            from: "testpmd",
+            said,
+            wanted: "accumulated forward statistics",
+        })
+    }
+
+    /// Fails when it has ended.
+    pub(crate) fn must_run(&mut self) -> Result<()> {
+        Ok(self.process.must_run()?)
+    }
+
+    fn order(&mut self, words: &str) -> Result<()> {
+        self.process.must_run()?;
+        let written = self.stdin.write_all(words.as_bytes());
+        Ok(written.map_err(LabError::system("tell testpmd"))?)
+    }
+
+    fn said(&self) -> Result<String> {
+        let bytes = fs::read(&self.log).map_err(LabError::file("read", &self.log))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Waits until it has said this after the first `begin` bytes; returns what it said there.
+    fn wait_for(
+        &mut self,
+        bench: &Bench,
+        begin: usize,
+        what: &str,
+        limit: Duration,
+    ) -> Result<String> {
+        let every = Duration::from_millis(10);
+        let title = format!("testpmd to say {what:?}");
+        Ok(wait_until(&title, limit, every, &bench.interrupt, || {
+            let bytes = fs::read(&self.log).map_err(LabError::file("read", &self.log))?;
+            let said = String::from_utf8_lossy(bytes.get(begin..).unwrap_or_default());
+            if said.contains(what) {
+                return Ok(Poll::Ready(said.into_owned()));
+            }
+            self.process.must_run()?;
+            Ok(Poll::Pending(format!("see {}", self.log.display())))
+        })?)
+    }
+}
+
+fn mbufs(lanes: &[Lane]) -> u32 {
+    lanes.iter().map(|lane| lane.pcap.frames).sum::<u32>() + SPARE_MBUFS
+}
+
+/// Bytes of a buffer: headroom of 128, and the longest frame.
+fn data_room(lanes: &[Lane]) -> u32 {
+    let longest = lanes.iter().map(|lane| lane.pcap.frame_max).max();
+    128 + longest.unwrap_or(0).next_multiple_of(64).max(128)
+}
+
+/// Reads the sums that testpmd prints when it stops.
+fn offered(said: &str) -> Option<Offered> {
+    let sums = &said[said.find("Accumulated forward statistics")?..];
+    let line = sums.lines().find(|line| line.contains("TX-packets:"))?;
+    let number = |label: &str| {
+        let rest = &line[line.find(label)? + label.len()..];
+        rest.split_whitespace().next()?.parse().ok()
+    };
+    Some(Offered {
+        sent: number("TX-packets:")?,
+        dropped: number("TX-dropped:")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_testpmd_prints_is_read() {
+        let said = "Telling cores to stop...\n\
+            ---------------------- Forward statistics for port 0  ----------------------\n\
+            RX-packets: 20563264       RX-dropped: 0             RX-total: 20563264\n\
+            TX-packets: 0              TX-dropped: 0             TX-total: 0\n\
+            +++++++++++++++ Accumulated forward statistics for all ports+++++++++++++++\n\
+            RX-packets: 20563264       RX-dropped: 0             RX-total: 20563264\n\
+            TX-packets: 860672         TX-dropped: 19702592      TX-total: 20563264\n\nDone.\n";
+        let sums = Offered {
+            sent: 860_672,
+            dropped: 19_702_592,
+        };
+        assert_eq!(offered(said), Some(sums));
+        assert_eq!(offered("Telling cores to stop..."), None);
+    }
+
+    #[test]
+    fn buffers_fit_the_longest_frame() {
+        let lane = |frames, frame_max| Lane {
+            pcap: Pcap {
+                path: PathBuf::new(),
+                frames,
+                frame_max,
+            },
+            socket: PathBuf::new(),
+        };
+        assert_eq!(data_room(&[lane(1, 60)]), 256);
+        assert_eq!(data_room(&[lane(1, 60), lane(1, 1514)]), 128 + 1536);
+        assert_eq!(mbufs(&[lane(1000, 60), lane(500, 60)]), 1500 + 16_384);
+        assert_eq!(Generator::memory_mb(&[lane(1 << 20, 60)]), 128 + 455);
+    }
+}

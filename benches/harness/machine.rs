@@ -1,0 +1,229 @@
+//! The machine: which cpus do what, huge pages, and what the report says of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lab::cluster::online_cpus;
+use lab::program::run;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+const NR_HUGEPAGES: &str = "/proc/sys/vm/nr_hugepages";
+const PAGE_MB: u64 = 2;
+/// Where they are mounted, in the folder of the run's state, if they are nowhere else.
+const MOUNT: &str = "hugepages";
+
+/// Who runs where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cpus {
+    /// The one of the gateway's worker, which has it to itself.
+    pub(crate) worker: usize,
+    /// The one of all else: the generator, control threads, this program.
+    pub(crate) others: usize,
+    /// All that are usable, as `taskset` takes them: for who places its threads itself.
+    pub(crate) all: String,
+}
+
+impl Cpus {
+    /// The last usable cpu is the worker's, the first is for all else; this process goes there, and
+    /// with it whatever it starts.
+    pub(crate) fn choose() -> Result<Self> {
+        let online = online_cpus()?;
+        let (Some(&others), Some(&worker)) = (online.first(), online.last()) else {
+            return Err(Error::Machine("there is no cpu to use".into()));
+        };
+        if worker == others {
+            return Err(Error::Machine(
+                "there is one usable cpu, and two are needed: one for the gateway's worker, one \
+                 for the traffic"
+                    .into(),
+            ));
+        }
+        let mut set = CpuSet::new();
+        set.set(others)
+            .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+            .map_err(lab::Error::system("move to the cpu of the traffic"))?;
+        let all: Vec<String> = online.iter().map(usize::to_string).collect();
+        Ok(Self {
+            worker,
+            others,
+            all: all.join(","),
+        })
+    }
+}
+
+/// Pages for packet buffers: huge ones if the kernel has them to give. Dropped, it gives back what it took.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    /// What `vm.nr_hugepages` was, if it was changed.
+    before: Option<u64>,
+    mounted: Option<PathBuf>,
+    huge: bool,
+}
+
+impl Pages {
+    /// Sees to it that so many megabytes of huge pages are free and mounted, in `dir` if nowhere else;
+    /// when the kernel has not so many, ordinary pages serve, and rates are lower for everybody.
+    pub(crate) fn reserve(mb: u64, dir: &Path) -> Result<Self> {
+        let mut pages = Self {
+            before: None,
+            mounted: None,
+            huge: false,
+        };
+        let Some((total, free)) = huge_pages() else {
+            return Ok(pages);
+        };
+        let wanted = mb.div_ceil(PAGE_MB);
+        if free < wanted {
+            pages.before = Some(total);
+            let more = (total + wanted - free).to_string();
+            fs::write(NR_HUGEPAGES, more).map_err(lab::Error::file("write", NR_HUGEPAGES))?;
+        }
+        if huge_pages().is_none_or(|(_, free)| free < wanted) {
+            return Ok(pages);
+        }
+        let mounts =
+            fs::read_to_string("/proc/mounts").map_err(lab::Error::file("read", "/proc/mounts"))?;
+        if !mounts
+            .lines()
+            .any(|line| line.split(' ').nth(2) == Some("hugetlbfs"))
+        {
+            let at = dir.join(MOUNT);
+            fs::create_dir_all(&at).map_err(lab::Error::file("make", &at))?;
+            mount(
+                Some("nodev"),
+                &at,
+                Some("hugetlbfs"),
+                MsFlags::empty(),
+                Some("pagesize=2M"),
+            )
+            .map_err(lab::Error::system("mount huge pages"))?;
+            pages.mounted = Some(at);
+        }
+        pages.huge = true;
+        Ok(pages)
+    }
+
+    /// Gives back what was taken. Whoever uses the pages has ended.
+    pub(crate) fn release(&mut self) {
+        if let Some(at) = self.mounted.take()
+            && let Err(error) = umount2(&at, MntFlags::MNT_DETACH)
+        {
+            eprintln!("bench: {} is still mounted: {error}", at.display());
+        }
+        if let Some(before) = self.before.take()
+            && let Err(error) = fs::write(NR_HUGEPAGES, before.to_string())
+        {
+            eprintln!("bench: vm.nr_hugepages was {before} and could not be set back: {error}");
+        }
+    }
+
+    /// Whether they are huge.
+    pub(crate) fn huge(&self) -> bool {
+        self.huge
+    }
+
+    /// What a program of DPDK's is told about them.
+    pub(crate) fn eal_arguments(&self) -> &'static [&'static str] {
+        if self.huge {
+            &["--in-memory"]
+        } else {
+            &["--no-huge", "--no-shconf"]
+        }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Takes away the mount that a run which was killed has left in its folder.
+pub(crate) fn release_mount(dir: &Path) {
+    // Where nothing is mounted there is nothing to do.
+    let _ = umount2(&dir.join(MOUNT), MntFlags::MNT_DETACH);
+}
+
+/// How many huge pages of 2 MB there are, and how many of them are free.
+fn huge_pages() -> Option<(u64, u64)> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    (field("Hugepagesize:")? == PAGE_MB * 1024).then_some(())?;
+    Some((field("HugePages_Total:")?, field("HugePages_Free:")?))
+}
+
+/// Megabytes of memory that programs could still get.
+pub(crate) fn available_mb() -> Result<u64> {
+    let text =
+        fs::read_to_string("/proc/meminfo").map_err(lab::Error::file("read", "/proc/meminfo"))?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .map(|kb| kb >> 10)
+        .ok_or(Error::Unreadable {
+            from: "/proc/meminfo",
+            said: text.lines().take(3).collect::<Vec<_>>().join(", "),
+            wanted: "MemAvailable",
+        })
+}
+
+/// What the report says of the machine.
+#[derive(Debug, Serialize)]
+pub(crate) struct Machine {
+    cpu: String,
+    cores: usize,
+    memory_mb: u64,
+    kernel: String,
+    huge_pages: bool,
+    worker_cpu: usize,
+    other_cpu: usize,
+    dpdk: String,
+    ravelin: String,
+    /// Processes that wanted a cpu, over the minute before: above 0 others disturb the figures.
+    load_before: f64,
+    date: String,
+}
+
+impl Machine {
+    /// Looks at this machine. `ravelin` is our own version.
+    pub(crate) fn look(cpus: &Cpus, huge_pages: bool, ravelin: String) -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let field = |text: &str, name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name))?;
+            Some(line.split(':').nth(1)?.trim().to_owned())
+        };
+        let memory = field(&read("/proc/meminfo"), "MemTotal")
+            .and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
+        let said = |program: &str, args: &[&str]| {
+            let output = run(None, program, args, "").unwrap_or_default();
+            output.trim().to_owned()
+        };
+        Self {
+            cpu: field(&read("/proc/cpuinfo"), "model name").unwrap_or_default(),
+            cores: online_cpus().map_or(0, |online| online.len()).max(
+                // This process has gone to one cpu already.
+                read("/proc/cpuinfo").matches("processor\t").count(),
+            ),
+            memory_mb: memory.unwrap_or(0) >> 10,
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            huge_pages,
+            worker_cpu: cpus.worker,
+            other_cpu: cpus.others,
+            dpdk: said("pkg-config", &["--modversion", "libdpdk"]),
+            ravelin,
+            load_before: read("/proc/loadavg")
+                .split(' ')
+                .next()
+                .and_then(|load| load.parse().ok())
+                .unwrap_or(0.0),
+            date: said("date", &["--utc", "+%Y-%m-%dT%H:%M:%SZ"]),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The benchmark: Ravelin and its peers, the same packets on the same cores in the same run.
+//!
+//! `scripts/bench.sh` runs this, and `docs/performance.md` says what each case is and how it is measured.
+//! dpdk-testpmd replays a file of frames into the gateway's memif port; the gateway has one worker on a cpu of
+//! its own, and what it forwards goes to a sink that takes everything. Rates come from the gateway's counters,
+//! and a figure is given only when the counters agree that it is one: every flow is in the table, nothing
+//! was dropped, what went out is what came in.
+//!
+//! * [`traffic`], [`pcap`]: flows and files of frames. [`generator`]: testpmd.
+//! * [`gateway`]: what is measured; [`ravelin`] and the peers.
+//! * [`cases`]: the cases by name; [`forward`], [`newflows`]: how they are measured; [`measure`]: from counters
+//!   to figures.
+//! * [`bench`], [`machine`]: processes, cpus, pages, cleaning up. [`report`], [`html`]: what comes of it.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod cases;
+mod error;
+mod forward;
+mod gateway;
+mod generator;
+mod html;
+mod machine;
+mod measure;
+mod newflows;
+mod ovs;
+mod pcap;
+mod ravelin;
+mod report;
+mod traffic;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::bench::{Bench, Pace};
+use crate::cases::Case;
+use crate::error::{Error, Result};
+use crate::gateway::System;
+use crate::machine::Machine;
+use crate::report::{Line, Report};
+
+/// Measures Ravelin and its peers on this machine. As root, and with nothing else running.
+#[derive(Debug, Parser)]
+#[command(name = "bench", version)]
+struct Arguments {
+    /// The cases; all of them if none is named.
+    cases: Vec<Case>,
+    /// Names the cases, and ends.
+    #[arg(long)]
+    list: bool,
+    /// The most telling cases, with short runs.
+    #[arg(long)]
+    quick: bool,
+    /// The systems, with commas between them.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [System::Ravelin, System::Ovs])]
+    systems: Vec<System>,
+    /// Measurements per case and system; 5, or 3 when quick.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    runs: Option<u16>,
+    /// How many milliseconds one takes; 3000, or 1000 when quick.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(50..=600_000))]
+    window_ms: Option<u32>,
+    /// Where report.json, report.html and logs go.
+    #[arg(long, default_value = "target/bench")]
+    out: PathBuf,
+    /// What the run's processes and namespaces are called by.
+    #[arg(long, default_value = "rvbench")]
+    id: String,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.list {
+        Case::ALL.iter().for_each(|name| println!("{name}"));
+        return ExitCode::SUCCESS;
+    }
+    match run(&arguments) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(missing) => {
+            eprintln!("bench: {missing} figure(s) missing, see above");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures, writes the report, and returns how many figures there should be and are not.
+fn run(arguments: &Arguments) -> Result<usize> {
+    let quick = arguments.quick;
+    let names: &[&str] = if quick { &Case::QUICK } else { &Case::ALL };
+    let cases: Vec<Case> = match arguments.cases.as_slice() {
+        [] => names
+            .iter()
+            .map(|name| name.parse().expect("a case's name"))
+            .collect(),
+        named => named.to_vec(),
+    };
+    let pace = Pace {
+        runs: usize::from(arguments.runs.unwrap_or(if quick { 3 } else { 5 })),
+        window: Duration::from_millis(
+            arguments
+                .window_ms
+                .unwrap_or(if quick { 1000 } else { 3000 })
+                .into(),
+        ),
+    };
+    let needs = cases.iter().map(|case| needs_mb(*case)).max().unwrap_or(0);
+    let bench = Bench::new(&arguments.id, &arguments.out, needs, pace)?;
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let mut report = Report {
+        machine: Machine::look(&bench.cpus, bench.pages.huge(), version),
+        cases: vec![],
+        notes: vec![],
+    };
+    if !bench.pages.huge() {
+        let note =
+            format!("the kernel could not give {needs} MB of huge pages: every rate is lower");
+        report.notes.push(("all".into(), note));
+    }
+    let mut missing = 0;
+    for case in cases {
+        for system in &arguments.systems {
+            let about = format!("{case} {}", system.name());
+            bench.progress.say(format!("{about} ..."));
+            match measure(&bench, case, *system) {
+                Ok((line, notes)) => {
+                    let (median, unit) = (report::short(line.median), &line.unit);
+                    bench.progress.say(format!("{about}: {median} {unit}"));
+                    report.cases.push(line);
+                    report
+                        .notes
+                        .extend(notes.into_iter().map(|note| (about.clone(), note)));
+                }
+                Err(error) if error.is_interrupt() => return Err(error),
+                Err(error) => {
+                    missing += 1;
+                    bench.progress.say(format!("{about}: no figure: {error}"));
+                    report.notes.push((about, format!("no figure: {error}")));
+                }
+            }
+            // Whatever happens to a later case, what there is is there.
+            report.write(&arguments.out)?;
+        }
+    }
+    print!("{}", report.table());
+    for (about, note) in &report.notes {
+        println!("{about}: {note}");
+    }
+    Ok(missing)
+}
+
+fn measure(bench: &Bench, case: Case, system: System) -> Result<(Line, Vec<String>)> {
+    let available = machine::available_mb()?;
+    let needs = ordinary_mb(case);
+    if available < needs {
+        return Err(Error::Machine(format!(
+            "it takes {needs} MB of memory, and {available} MB are to be had"
+        )));
+    }
+    let flows = case.flows();
+    let (outcome, unit) = match case {
+        Case::Forward(_) => (forward::measure(bench, &flows, system)?, "packets/s"),
+        Case::NewFlowsNone => (newflows::measure(bench, &flows, system)?, "flows/s"),
+        Case::Memory => (newflows::memory(bench, &flows, system)?, "bytes/flow"),
+    };
+    let line = Line::new(case.to_string(), system.name(), unit, outcome.figure);
+    Ok((line, outcome.notes))
+}
+
+/// Megabytes of huge pages that a case takes: the generator's frames and the hungriest gateway.
+fn needs_mb(case: Case) -> u64 {
+    let flows = case.flows();
+    let files = match flows.proto {
+        traffic::Proto::Udp => 1,
+        traffic::Proto::Tcp => 3,
+    };
+    let mbuf = u64::from(flows.frame_max().next_multiple_of(64).max(128)) + 128 + 192;
+    let generator = ((u64::from(flows.count) * files * mbuf) >> 20) + 256;
+    generator + ovs::MEMORY_MB.max(ravelin::MEMORY_MB)
+}
+
+/// Megabytes of ordinary memory besides: tables, for the hungriest gateway.
+fn ordinary_mb(case: Case) -> u64 {
+    const BYTES_PER_FLOW: u64 = 1024;
+    ((u64::from(forward::capacity(case.flows().count)) * BYTES_PER_FLOW) >> 20) + 512
+}
