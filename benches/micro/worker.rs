@@ -262,6 +262,7 @@ fn view(replicate: bool) -> View {
     View {
         epoch: 1,
         join: 1,
+        reunions: 0,
         digest: 1,
         members: vec![member(0), member(1)],
         owner: Box::new([Some(node(0)); SLOTS]),

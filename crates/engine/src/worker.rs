@@ -192,8 +192,11 @@ pub(crate) struct Ownership {
     /// Since when each owned slot is owned, in seconds: adopted flows were not idle before that
     /// as far as this node can know.
     pub(crate) since_s: Box<[u32; SLOTS]>,
-    /// When this worker last stood still, or its view had run out.
+    /// When this worker last stood still, its view had run out, or a node came back that may have
+    /// served its flows.
     pub(crate) lapsed_s: u32,
+    /// The view's number of the last such return.
+    pub(crate) reunions: u64,
     /// The latest of all these.
     pub(crate) since_last_s: u32,
     /// Slots adopted in the last takeover.
@@ -327,6 +330,7 @@ impl<P: Port> Worker<P> {
                 kept: SlotSet::empty(),
                 since_s: Box::new([0; SLOTS]),
                 lapsed_s: 0,
+                reunions: 0,
                 since_last_s: 0,
                 adopted: SlotSet::empty(),
                 first_forward_awaited: false,
@@ -476,10 +480,13 @@ impl<P: Port> Worker<P> {
         self.ownership.changed_s = now_s;
         let told = &self.shared.told;
         told.view_epoch.store(view.epoch, Ordering::Release);
+        if std::mem::replace(&mut self.ownership.reunions, view.reunions) != view.reunions {
+            self.distrust_own_flows();
+        }
     }
 
-    /// This worker stood still, or its view had run out: others may have served its flows meanwhile,
-    /// even if no view that it saw says so.
+    /// This worker stood still, its view had run out, or a node is back that was apart: others may
+    /// have served its flows meanwhile, even if no view that it saw says so.
     #[cold]
     fn distrust_own_flows(&mut self) {
         // Apart from `since_s`: it does not make idle flows younger.

@@ -72,6 +72,7 @@ fn owned_by(epoch: u64, owner: u8, targets: &[u8], dead: NodeSet) -> Arc<View> {
     Arc::new(View {
         epoch,
         join: 1,
+        reunions: 0,
         digest: epoch,
         members: members.collect(),
         owner: Box::new([Some(node(owner)); SLOTS]),

@@ -676,33 +676,42 @@ fn news_about_an_owned_flow_is_passed_on_once() {
 }
 
 /// Others served the flows of a node that stood still, and it may never see the view in between:
-/// its own old windows must not be held against packets that have gone far beyond them.
+/// its own old windows must not be held against packets that have gone far beyond them. Nor when another
+/// node is back that was apart, of which its own slots never knew.
 #[test]
-fn after_a_pause_own_flows_are_followed_as_copies_are() {
-    for seen_otherwise in [false, true] {
+fn after_a_pause_or_a_reunion_own_flows_are_followed_as_copies_are() {
+    for what in ["a view", "a pause", "a reunion", "nothing"] {
         let mut rig = Rig::new(Setup::default());
         rig.through(INSIDE, tcp(C, S, SYN, 100, 0, &[]));
         rig.acknowledge();
         rig.through(OUTSIDE, tcp(S, C, SYN | ACK, 500, 101, &[]));
         rig.through(INSIDE, tcp(C, S, ACK, 101, 501, &[]));
-        if seen_otherwise {
-            rig.publish(view(2, |_| Some(PEER), &[PEER]));
-            rig.turn();
-            rig.publish(view(3, |_| Some(ME), &[PEER]));
-            rig.turn();
-        } else {
-            rig.advance(300_000);
+        match what {
+            "a view" => {
+                rig.publish(view(2, |_| Some(PEER), &[PEER]));
+                rig.turn();
+                rig.publish(view(3, |_| Some(ME), &[PEER]));
+                rig.turn();
+            }
+            "a pause" => {
+                rig.advance(300_000);
+            }
+            "a reunion" => {
+                let mut back = view(2, |_| Some(ME), &[PEER]);
+                back.reunions = 1;
+                rig.publish(back);
+                rig.turn();
+            }
+            _ => {
+                rig.publish(view(2, |_| Some(ME), &[PEER]));
+                rig.turn();
+            }
         }
+        let passes = usize::from(what != "nothing");
         let far = 501 + 5_000_000;
-        assert_eq!(
-            rig.through(OUTSIDE, tcp(S, C, ACK, far, 101, b"data"))
-                .len(),
-            1
-        );
-        assert_eq!(
-            rig.through(INSIDE, tcp(C, S, ACK, 101, far + 4, b"x"))
-                .len(),
-            1
-        );
+        let data = tcp(S, C, ACK, far, 101, b"data");
+        assert_eq!(rig.through(OUTSIDE, data).len(), passes, "after {what}");
+        let answer = tcp(C, S, ACK, 101, far + 4, b"x");
+        assert_eq!(rig.through(INSIDE, answer).len(), passes, "after {what}");
     }
 }

@@ -42,6 +42,7 @@ mod heartbeat;
 mod joins;
 mod membership;
 mod output;
+mod reunions;
 mod view;
 
 pub use config::{ClusterConfig, ConfigError, MemberConfig, Timing, cluster_hash};

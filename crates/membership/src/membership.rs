@@ -10,6 +10,7 @@ use crate::handover::{Applied, Drain, DrainRefused, Giving, HandOver};
 use crate::heartbeat::{Announced, Heartbeat, Refusal};
 use crate::joins::Given;
 use crate::output::{Death, Event, MemberStatus, Output, Said, Status};
+use crate::reunions::Together;
 use crate::view::{Member, MemberState, View};
 
 /// How many events wait to be polled; the oldest are dropped beyond it.
@@ -57,6 +58,8 @@ pub struct Membership {
     health: Health,
     /// Numbers the times that all state is asked for.
     pub(crate) join: u64,
+    /// Numbers the times that a peer came back which may have served this node's slots.
+    pub(crate) reunions: u64,
     /// Asked to drain, and not taken back.
     drained: bool,
     /// On its way from active to draining.
@@ -111,6 +114,8 @@ pub(crate) struct Peer {
     pub(crate) synced_run: Option<u64>,
     /// What came of its state in the present join.
     pub(crate) given: Given,
+    /// How this node was together with it at the last look.
+    pub(crate) together: Together,
     /// Since when it is heard and does not hear this node.
     unheard_since_ms: Option<u64>,
     unheard_said: bool,
@@ -136,6 +141,7 @@ impl Membership {
             state: MemberState::Joining,
             health: Health::Ok,
             join: 1,
+            reunions: 0,
             drained: false,
             giving: None,
             flushes: 0,
@@ -577,6 +583,7 @@ impl Membership {
             }
         }
         self.notice_lost_owners();
+        self.notice_reunions();
         let stalled = self.health == Health::WorkerStalled;
         let relieved = self.peers.iter().any(|p| p.state() == MemberState::Active);
         match self.state {
@@ -595,10 +602,12 @@ impl Membership {
         }
         self.go_on_handing_over();
         let members = self.members();
-        if members != self.view.members || self.join != self.view.join {
+        let counts = (self.view.join, self.view.reunions);
+        if members != self.view.members || (self.join, self.reunions) != counts {
             let epoch = self.view.epoch.max(self.epoch_heard).saturating_add(1);
             let mut view = View::compute(&self.config, &members, epoch);
             view.join = self.join;
+            view.reunions = self.reunions;
             self.view = Arc::new(view);
             self.view_due = true;
             self.count_heirs();
@@ -816,6 +825,7 @@ impl Peer {
             heard_of_us: 0,
             synced_run: None,
             given: Given::default(),
+            together: Together::default(),
             unheard_since_ms: None,
             unheard_said: false,
         }
@@ -826,6 +836,15 @@ impl Peer {
             true => self.announced.state(),
             false => MemberState::Dead,
         }
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.alive
+    }
+
+    /// Whether it heard a node when it was last heard itself.
+    pub(crate) fn hears(&self, node: NodeId) -> bool {
+        self.hears.contains(node)
     }
 
     /// Whether its snapshot is complete here, of its present run.

@@ -76,6 +76,10 @@ pub struct View {
     /// any more and it needs all of its peers' state anew. Of the node whose view it is alone, so
     /// no part of the digest; 0 in a view that was only computed.
     pub join: u64,
+    /// Numbers the times that a node came back which may have served this node's slots beside it: raised
+    /// when one is heard again that was dead, or hears this node again. What this node knows of its own flows may
+    /// lie behind from there on. Of the node whose view it is alone, as `join`.
+    pub reunions: u64,
 }
 
 impl View {
@@ -156,6 +160,7 @@ impl View {
             groups,
             targets,
             join: 0,
+            reunions: 0,
         }
     }
 

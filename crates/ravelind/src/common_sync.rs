@@ -375,6 +375,7 @@ mod tests {
         Arc::new(View {
             epoch: 1,
             join: 1,
+            reunions: 0,
             digest: 0,
             members,
             owner: Box::new([None; state::SLOTS]),

@@ -324,6 +324,7 @@ fn first_view(config: &Config) -> View {
     View {
         epoch: 0,
         join: 0,
+        reunions: 0,
         digest: 0,
         members: vec![Member {
             id: me,

@@ -221,6 +221,7 @@ mod tests {
         let view = View {
             epoch: 0,
             join: 1,
+            reunions: 0,
             digest: 0,
             members: vec![Member {
                 id: id(1),

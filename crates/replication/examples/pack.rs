@@ -146,6 +146,7 @@ fn view(owner: NodeId, backup: NodeId) -> Arc<View> {
     Arc::new(View {
         epoch: 1,
         join: 1,
+        reunions: 0,
         digest: 1,
         members: vec![member(owner), member(backup)],
         owner: Box::new([Some(owner); SLOTS]),

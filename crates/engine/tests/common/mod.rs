@@ -138,6 +138,7 @@ pub(crate) fn view(epoch: u64, owner: impl Fn(Slot) -> Option<u8>, targets: &[u8
     View {
         epoch,
         join: 1,
+        reunions: 0,
         digest: epoch,
         members: vec![member(ME), member(PEER)],
         owner: owners,

@@ -94,6 +94,7 @@ fn common(text: &str, store: impl FnOnce(&Arc<Policies>) -> Arc<dyn CommonStore>
     let view = |members: &[Member]| View {
         epoch: 0,
         join: 1,
+        reunions: 0,
         digest: 0,
         members: members.to_vec(),
         owner: Box::new([None; state::SLOTS]),

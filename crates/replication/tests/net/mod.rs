@@ -931,6 +931,7 @@ pub(crate) fn view(
     Arc::new(View {
         epoch,
         join: 1,
+        reunions: 0,
         digest: epoch,
         members: members.collect(),
         owner: owners,
