@@ -63,6 +63,8 @@ telemetry::counters! {
         SnapshotsStarted = "snapshots_started",
         /// Snapshots complete and acknowledged.
         SnapshotsDone = "snapshots_done",
+        /// Snapshots that stood still, and started over with what was missing.
+        SnapshotsRestarted = "snapshots_restarted",
         /// Records sent in snapshots.
         SnapshotRecordsSent = "snapshot_records_sent",
         /// Snapshots received whole.
@@ -631,6 +633,7 @@ impl SyncCore {
             (SyncCounter::RecordsGivenUp, c.records_given_up),
             (SyncCounter::SnapshotsStarted, c.snapshots_started),
             (SyncCounter::SnapshotsDone, c.snapshots_done),
+            (SyncCounter::SnapshotsRestarted, c.snapshots_restarted),
             (SyncCounter::SnapshotRecordsSent, c.snapshot_records_sent),
             (SyncCounter::SnapshotsReceived, c.snapshots_received),
             (SyncCounter::QuestionsAsked, c.questions_asked),

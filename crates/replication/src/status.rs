@@ -219,6 +219,8 @@ pub struct Counters {
     pub snapshots_started: u64,
     /// Snapshots complete and acknowledged.
     pub snapshots_done: u64,
+    /// Snapshots that did not move for half a minute, and started over with what was missing.
+    pub snapshots_restarted: u64,
     /// Records sent in snapshots.
     pub snapshot_records_sent: u64,
     /// Snapshots received whole.

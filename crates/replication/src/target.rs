@@ -276,7 +276,27 @@ pub(crate) struct Snapshot {
     run: u64,
     ending: bool,
     lanes: Vec<SnapshotLane>,
+    /// How far it is, and since when.
+    progress: (Progress, u64),
 }
+
+/// What changes whenever a snapshot moves on.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct Progress {
+    run: u64,
+    slots: usize,
+    /// Records that workers found, and their scans that have ended, of the present chunk.
+    found: (usize, usize),
+    sent: u64,
+    /// Batches in flight.
+    flying: usize,
+    /// Streams that the peer has all of.
+    complete: usize,
+}
+
+/// A snapshot that has not moved for so long starts over with what is not acknowledged: a worker may have
+/// had no room for a scan. Far above what a pause or a slow scan takes.
+const STANDSTILL_US: u64 = 30_000_000;
 
 #[derive(Default)]
 struct SnapshotLane {
@@ -358,6 +378,30 @@ impl Snapshot {
             run: 0,
             ending: false,
             lanes: (0..workers).map(|_| SnapshotLane::default()).collect(),
+            progress: (Progress::default(), 0),
+        }
+    }
+
+    /// Starts over if nothing has moved for too long.
+    fn watch(&mut self, wire: &mut Wire, shared: &mut Shared) {
+        let chunk = self.chunk.as_ref();
+        let scans = |chunk: &Chunk| chunk.done.iter().filter(|done| **done).count();
+        let now = Progress {
+            run: self.run,
+            slots: self.slots(),
+            found: chunk.map_or((0, 0), |chunk| (chunk.records, scans(chunk))),
+            sent: self.lanes.iter().map(|lane| lane.sent).sum(),
+            flying: wire.snapshots.iter().map(|it| it.batches.len()).sum(),
+            complete: self.lanes.iter().filter(|lane| lane.complete).count(),
+        };
+        if self.progress.0 != now {
+            self.progress = (now, shared.now_us);
+        } else if shared.now_us >= self.progress.1 + STANDSTILL_US {
+            shared.counters.snapshots_restarted += 1;
+            self.rewind(shared);
+            // Of what was in flight no word came. Should it be there after all, and fill the peer's window,
+            // the peer closes the connection, and everything resumes on the next.
+            wire.snapshots.iter_mut().for_each(Flight::clear);
         }
     }
 
@@ -613,6 +657,7 @@ impl Target {
         shared: &mut Shared,
     ) -> Option<u64> {
         let snapshot = self.snapshot.as_mut().filter(|snapshot| snapshot.allowed)?;
+        snapshot.watch(wire, shared);
         if snapshot.run == 0 {
             snapshot.run = shared.run();
             for worker in 0..snapshot.lanes.len() {

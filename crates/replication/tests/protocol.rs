@@ -4,7 +4,7 @@ mod net;
 
 use net::{Net, key, node, view};
 use replication::{
-    Connection, Event, HoldAcks, Options, OptionsError, Replicator, SNAPSHOTS, Violation,
+    Connection, Event, HoldAcks, Options, OptionsError, Replicator, SNAPSHOTS, ToWorker, Violation,
 };
 
 const ALL_OF_0: fn(usize) -> Option<u8> = |_| Some(0);
@@ -163,6 +163,43 @@ fn a_reconnect_resumes_where_it_was() {
         1,
         "the log had all that was missing"
     );
+    assert!(net.nodes.iter().all(|node| node.closes.is_empty()));
+}
+
+/// A worker had no room for a scan, so its end is never told.
+#[test]
+fn a_snapshot_that_stands_still_starts_over() {
+    let mut net = Net::new(&[2, 1], 4, |_| ());
+    net.set_views(&view(1, &[1, 1], &[], ALL_OF_0, &[&[1]]));
+    for n in 0..20 {
+        net.packet(0, key(n));
+    }
+    net.connect_all();
+    let mut lost = 0;
+    for _ in 0..2_000 {
+        for worker in &mut net.nodes[0].workers[1..] {
+            let before = worker.inbox.len();
+            worker
+                .inbox
+                .retain(|it| !matches!(it, ToWorker::Job { .. }));
+            lost += before - worker.inbox.len();
+        }
+        net.step();
+    }
+    assert_eq!(lost, 1, "no more is asked for");
+    let counts = |net: &Net| {
+        let counters = net.status(0).counters;
+        (counters.snapshots_restarted, counters.snapshots_done)
+    };
+    net.now_us += 29_000_000;
+    net.tick();
+    net.settle();
+    assert_eq!(counts(&net), (0, 0));
+    net.now_us += 1_000_000;
+    net.tick();
+    net.settle();
+    assert_eq!((counts(&net), net.flows(1)), ((1, 1), 20));
+    net.assert_redundant(0);
     assert!(net.nodes.iter().all(|node| node.closes.is_empty()));
 }
 
