@@ -8,7 +8,9 @@ use state::{NODES_MAX, NodeId};
 pub enum HoldAcks {
     /// Every target.
     All,
-    /// This many, at least one; every target when there are fewer.
+    /// This many, at least one, of those that would own the slot next; every one of them when there are
+    /// fewer. A joining node is none of them. Slots go to it without a death, so it must have
+    /// acknowledged besides, once changes flow to it.
     Count(usize),
 }
 

@@ -914,31 +914,42 @@ impl Sender {
         let counts = |it: &(&NodeId, &Target)| it.1.counts();
         // Nobody counts: as when there is no target, if this node alone may release.
         let none = !self.options.alone_releases && !self.targets.iter().any(|it| counts(&it));
+        // Who is joining inherits nothing, so its acknowledgement is none of `hold_acks`; but slots go to it
+        // without any death, so it is waited for besides.
+        let mut joining = NodeSet::EMPTY;
+        let mut joined = u64::MAX;
         for (peer, target) in self.targets.iter().filter(|it| none || counts(it)) {
             counting.insert(*peer);
-            acked[len] = target.deltas[worker].counted();
-            len += 1;
+            let counted = target.deltas[worker].counted();
+            if target.joining {
+                joining.insert(*peer);
+                joined = joined.min(counted);
+            } else {
+                acked[len] = counted;
+                len += 1;
+            }
         }
         let acked = &mut acked[..len];
-        let lsn = if self.route.is_ecmp() && !acked.is_empty() {
-            self.covered(worker, counting)
-        } else if acked.is_empty() {
+        let lsn = if self.route.is_ecmp() && !counting.is_empty() {
+            self.covered(worker, counting, joining)
+        } else if counting.is_empty() {
             log.next() - 1
         } else {
             acked.sort_unstable_by(|a, b| b.cmp(a));
             match self.options.hold_acks {
+                _ if acked.is_empty() => joined,
                 HoldAcks::All if state::mutation::is(state::mutation::Mutation::ReleaseEarly) => {
                     acked[0]
                 }
-                HoldAcks::All => acked[len - 1],
-                HoldAcks::Count(count) => acked[count.min(len) - 1],
+                HoldAcks::All => joined.min(acked[len - 1]),
+                HoldAcks::Count(count) => joined.min(acked[count.min(len) - 1]),
             }
         };
         let released = &mut self.released[worker];
         if lsn <= *released {
             return;
         }
-        if len > 0 {
+        if !counting.is_empty() {
             shared.counters.records_acked += lsn - *released;
             if let Some(opened) = log.opened_until(lsn) {
                 shared.counters.flows_acked += opened - self.opened[worker];
@@ -950,7 +961,7 @@ impl Sender {
     }
 
     /// With `ecmp`: up to where everything is acknowledged by enough of those for whom it is.
-    fn covered(&self, worker: usize, counting: NodeSet) -> u64 {
+    fn covered(&self, worker: usize, counting: NodeSet, joining: NodeSet) -> u64 {
         let log = &self.logs[worker];
         let mut counted = [0; NODES_MAX];
         for (peer, target) in &self.targets {
@@ -960,13 +971,16 @@ impl Sender {
         let mut lsn = by_all.unwrap_or(0).max(self.released[worker]);
         for (next, entry) in log.numbered(lsn + 1) {
             let to = NodeSet(entry.to().0 & counting.0);
-            let has = to.iter().filter(|peer| counted[peer.index()] >= next);
-            let needed = match self.options.hold_acks {
-                HoldAcks::All => to.len(),
-                HoldAcks::Count(count) => count.min(to.len()),
+            let lacking = to.iter().filter(|peer| counted[peer.index()] < next);
+            let lacking: NodeSet = lacking.collect();
+            let heirs = NodeSet(to.0 & !joining.0).len();
+            let may_lack = match self.options.hold_acks {
+                HoldAcks::All => 0,
+                HoldAcks::Count(count) => heirs.saturating_sub(count),
             };
+            let joining_lack = lacking.0 & joining.0 != 0;
             // Of what the log has no more it is not known for whom it was.
-            if next != lsn + 1 || has.count() < needed {
+            if next != lsn + 1 || joining_lack || lacking.len() > may_lack {
                 break;
             }
             lsn = next;

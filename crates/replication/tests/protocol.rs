@@ -116,6 +116,39 @@ fn one_acknowledgement_of_two_is_enough_when_configured() {
     all.assert_redundant(0);
 }
 
+/// A joining node inherits nothing when the owner dies, so with a number of acknowledgements its own is none of
+/// them. It is waited for besides: slots go to it while the owner lives.
+#[test]
+fn a_joining_node_is_none_of_the_acknowledgements_that_are_enough() {
+    for (distribution, owner) in [
+        (membership::Distribution::Filter, ALL_OF_0),
+        (membership::Distribution::Ecmp, ALL_OF_0),
+    ] {
+        for silent in [1, 2] {
+            let shape: fn(&mut Options) = match distribution {
+                membership::Distribution::Filter => |o| o.hold_acks = HoldAcks::Count(1),
+                membership::Distribution::Ecmp => |o| {
+                    o.hold_acks = HoldAcks::Count(1);
+                    o.distribution = membership::Distribution::Ecmp;
+                },
+            };
+            let mut net = Net::new(&[1, 1, 1], 7, shape);
+            net.connect_all();
+            net.set_views(&view(1, &[1, 1, 1], &[2], owner, &[&[1, 2]]));
+            net.settle();
+            net.conns.get_mut(&(0, silent)).unwrap().stalled = true;
+            net.packet(0, key(1));
+            net.settle();
+            let other = 3 - silent;
+            assert_eq!(net.flows(other), 1, "node {other} has it and says so");
+            assert_eq!(net.held(0), 1, "{distribution:?}, node {silent} is silent");
+            net.conns.get_mut(&(0, silent)).unwrap().stalled = false;
+            net.settle();
+            assert_eq!(net.held(0), 0, "{distribution:?}, node {silent} was silent");
+        }
+    }
+}
+
 #[test]
 fn a_target_change_makes_held_packets_wait_for_the_new_target() {
     let mut net = Net::new(&[1, 1, 1], 5, |_| ());

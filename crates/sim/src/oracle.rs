@@ -133,12 +133,8 @@ impl Oracle {
                         |peer: &NodeId| rules.tables_overflow && refused_any(&peers[peer.index()]);
                     lacking.iter().filter(|peer| !excused(peer)).collect()
                 };
-                // Where some acknowledgements are enough, those of joining nodes count as well.
-                let all = view.targets[me.index()];
-                let has = match rules.hold_acks {
-                    0 => targets.len() - lacking(targets).len(),
-                    _ => all.len() - lacking(all).len(),
-                };
+                // Of joining nodes none counts: they inherit nothing.
+                let has = targets.len() - lacking(targets).len();
                 let needed = match rules.hold_acks {
                     0 => targets.len(),
                     n => n.min(targets.len()),
