@@ -16,7 +16,7 @@ use prefix_trie::PrefixMap;
 use replication::ToSync;
 use state::{
     CommonKey, CommonKind, CommonKinds, CommonMap, CommonValue, Expectation, ExpectationKey,
-    FlowKey, Stamp,
+    FlowKey, Progress, Stamp,
 };
 use wire::{Addr, Parsed};
 
@@ -189,6 +189,8 @@ impl<P: Port> Worker<P> {
     /// once and everywhere soon.
     pub(crate) fn opened_as_expected(&mut self, id: FlowId, expected: &Expected) {
         self.counters.count(Counter::FlowExpected);
+        let record = &mut self.table.entry_mut(id).record;
+        record.progress = record.progress.union(Progress::expected());
         if expected.mark != 0 {
             self.table.entry_mut(id).record.mark = state::Mark {
                 version: 1,

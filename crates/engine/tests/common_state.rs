@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use common::*;
 use policy::SyncPolicy;
-use replication::ToSync;
+use replication::{ToSync, ToWorker};
 use state::{
     Block, BlockReason, CommonKey, CommonKind, CommonMap, CommonValue, Expectation, ExpectationKey,
     FlowKey, HybridClock, Net, PROTO_TCP, Stamp, SyncMode, v4_mapped,
@@ -195,6 +195,75 @@ fn an_expected_connection_passes_as_its_parent_does() {
         assert_eq!(rig.through(OUTSIDE, data(22)).len(), 0);
         assert_eq!(rig.through(OUTSIDE, data(20)).len(), 1);
     }
+}
+
+/// New rules that keep the rule of the flow to which it belongs keep an expected one, also where it is a copy that
+/// is taken over; without that rule it is judged as any other.
+#[test]
+fn an_expected_connection_outlives_new_rules_that_keep_its_parent_s() {
+    let web = || allow("web", &["tcp/80"], SyncPolicy::Async);
+    let (key, mut expected) = expectation(false);
+    expected.rule = policy::rule_id("web");
+    let (mut first, mut map) = (rig(), Map::new());
+    let key = CommonKey::Expectation(key);
+    map.put(&first, key, CommonValue::Expectation(expected));
+    assert_eq!(first.through(OUTSIDE, data(20)).len(), 1);
+    map.delete(&first, &key);
+    let load = |rig: &Rig, generation, set| {
+        let policy = engine::Policy::new(&rules(generation, set));
+        rig.node.policy.publish(Arc::new(policy));
+    };
+    let passes = [("rx_packets", 1), ("tx_packets", 1), ("forwarded", 1)];
+    first.forget_counts();
+    load(
+        &first,
+        2,
+        vec![allow("dns", &["udp/53"], SyncPolicy::Async), web()],
+    );
+    assert_eq!(first.through(OUTSIDE, data(20)).len(), 1);
+    first.moved(&passes);
+    // A blocked end ends it all the same, and so does a rule set without the rule or with one that denies.
+    let without = vec![allow("dns", &["udp/53"], SyncPolicy::Async)];
+    let denying = vec![rule("web", &["tcp/80"], policy::Action::Deny, None)];
+    for ends in [Some(without), Some(denying), None] {
+        let (mut rig, mut map) = (rig(), Map::new());
+        map.put(&rig, key, CommonValue::Expectation(expected));
+        assert_eq!(rig.through(OUTSIDE, data(20)).len(), 1);
+        map.delete(&rig, &key);
+        rig.forget_counts();
+        let reason = match ends {
+            Some(ends) => {
+                load(&rig, 2, ends);
+                "drop_denied"
+            }
+            None => {
+                map.block(&rig, Net::host(v4_mapped(SERVER_AT)));
+                "drop_blocked"
+            }
+        };
+        assert_eq!(rig.through(OUTSIDE, data(20)).len(), 0);
+        rig.moved(&[("rx_packets", 1), (reason, 1), ("flow_revoked", 1)]);
+    }
+
+    // What tells it apart is part of the record: a node that takes it over judges it likewise.
+    let table = first.worker.table();
+    let id = (0..table.capacity()).find_map(|place| table.at(place));
+    let record = table.entry(id.unwrap()).record;
+    let mut heir = Rig::new(Setup {
+        rules: vec![web()],
+        ..Setup::default()
+    });
+    let apply = ToWorker::Apply {
+        token: 1,
+        peer: node(PEER),
+        records: vec![(record, 0)],
+    };
+    heir.to_worker.push(apply).unwrap();
+    heir.turn();
+    load(&heir, 3, vec![web()]);
+    assert_eq!(heir.through(OUTSIDE, data(20)).len(), 1);
+    load(&heir, 4, vec![allow("dns", &["udp/53"], SyncPolicy::Async)]);
+    assert_eq!(heir.through(OUTSIDE, data(20)).len(), 0);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The compiled form of a rule set.
 
 use crate::ruleset::{Outcome, decision};
-use crate::{BitVectors, Decision, Query, RuleSet, SyncDefaults};
+use crate::{Action, BitVectors, Decision, Query, RuleSet, SyncDefaults};
 
 /// Finds the first rule that matches: the part of a classifier that another implementation, such
 /// as DPDK's `rte_acl` for very large sets, can take over.
@@ -21,6 +21,8 @@ pub struct Classifier<M = BitVectors> {
     generation: u32,
     matcher: M,
     outcomes: Box<[Outcome]>,
+    /// The identities of the rules that allow, in ascending order.
+    allowing: Box<[u32]>,
     defaults: SyncDefaults,
     asks_identity: bool,
 }
@@ -33,16 +35,21 @@ impl Classifier {
 
     /// The memory of the tables in bytes.
     pub fn memory_bytes(&self) -> usize {
-        self.matcher.memory_bytes() + size_of_val(&*self.outcomes)
+        self.matcher.memory_bytes() + size_of_val(&*self.outcomes) + size_of_val(&*self.allowing)
     }
 }
 
 impl<M: Matcher> Classifier<M> {
     /// A classifier with a matcher that was compiled from the same rules.
     pub fn with_matcher(set: &RuleSet, matcher: M) -> Self {
+        let rules = set.rules().iter();
+        let allow = rules.filter(|rule| rule.action == Action::Allow);
+        let mut allowing: Box<[u32]> = allow.map(|rule| rule.id()).collect();
+        allowing.sort_unstable();
         Self {
             generation: set.generation,
             matcher,
+            allowing,
             outcomes: set.rules().iter().map(Outcome::of).collect(),
             defaults: *set.sync_defaults(),
             asks_identity: set.asks_identity(),
@@ -58,6 +65,11 @@ impl<M: Matcher> Classifier<M> {
     /// [`Identity::NONE`](crate::Identity::NONE).
     pub const fn asks_identity(&self) -> bool {
         self.asks_identity
+    }
+
+    /// Whether there is a rule of this identity that allows, whatever it matches.
+    pub fn has_allowing(&self, rule_id: u32) -> bool {
+        self.allowing.binary_search(&rule_id).is_ok()
     }
 
     /// What the rules say of the packet. The first that matches decides; without one the packet

@@ -155,6 +155,7 @@ fn opens(record: &FlowRecord) -> bool {
     let dir: Dir = record.class.origin;
     let most = Progress::seen(dir)
         .union(Progress::syn(dir))
-        .union(Progress::picked_up());
+        .union(Progress::picked_up())
+        .union(Progress::expected());
     record.life == Life::Alive && most.contains(record.progress)
 }

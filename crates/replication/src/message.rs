@@ -46,8 +46,8 @@ pub(crate) const RECORDS_LAST: u16 = QUERIES - 1;
 
 const _: () = assert!(WORKERS_MAX <= WORKER_BITS as usize);
 
-/// The version of the protocol: the upper half of a frame's first byte.
-const VERSION: u8 = 2;
+/// The version of the protocol: the upper half of a frame's first byte. 3: flows can be expected ones.
+const VERSION: u8 = 3;
 /// Bytes before the archive.
 const HEADER_BYTES: usize = 5;
 

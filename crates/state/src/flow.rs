@@ -81,7 +81,8 @@ impl Progress {
     const PICKED_UP: u16 = 1 << 11;
     /// Shifts a fact about one direction to both.
     const BOTH: u16 = 0b11;
-    pub(crate) const ALL: u16 = (1 << 12) - 1;
+    const EXPECTED: u16 = 1 << 12;
+    pub(crate) const ALL: u16 = (1 << 13) - 1;
 
     /// A packet went in `dir`.
     pub const fn seen(dir: Dir) -> Self {
@@ -110,6 +111,12 @@ impl Progress {
     /// The flow was first seen in its middle.
     pub const fn picked_up() -> Self {
         Self(Self::PICKED_UP)
+    }
+
+    /// The flow was opened because it was expected: the rule that lets it pass is that of the flow to which
+    /// it belongs, and may not match it.
+    pub const fn expected() -> Self {
+        Self(Self::EXPECTED)
     }
 
     /// Whether every bit of `other` is set.

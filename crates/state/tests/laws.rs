@@ -46,7 +46,7 @@ fn record_of(key: FlowKey) -> impl Strategy<Value = FlowRecord> {
         sync_mode(),
         0..2u8,
         prop::bool::ANY,
-        0..1u16 << 12,
+        0..1u16 << 13,
     );
     let tail = (0..3u32, 0..3u32, 0..3u16, side(), side(), nat());
     (head, tail).prop_map(move |(head, tail)| {
