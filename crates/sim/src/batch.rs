@@ -117,6 +117,9 @@ impl Failed {
         if let Some(nodes) = fixed.nodes {
             replay += &format!(" --nodes {nodes}");
         }
+        if let Some(ecmp) = fixed.ecmp {
+            replay += &format!(" --ecmp {ecmp}");
+        }
         if let Some(time_s) = fixed.time_s {
             replay += &format!(" --time-s {time_s}");
         }

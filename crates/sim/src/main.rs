@@ -34,6 +34,10 @@ struct Args {
     /// How many nodes, 2 to 16, instead of what the seed says.
     #[arg(long, value_parser = clap::value_parser!(u64).range(2..=16))]
     nodes: Option<u64>,
+    /// Whether a router spreads packets over the nodes, each direction by itself, so that any node handles
+    /// any flow, instead of what the seed says.
+    #[arg(long)]
+    ecmp: Option<bool>,
     /// Which faults, instead of what the seed says.
     #[arg(long)]
     profile: Option<Profile>,
@@ -45,7 +49,7 @@ struct Args {
     trace: bool,
     /// Puts deliberate bugs into the code under test, one at a time, and shows that each is found
     /// within so many seeds as `--seeds` says. Needs the feature `mutations`.
-    #[arg(long, conflicts_with_all = ["seed", "profile", "nodes", "time_s", "trace", "json"])]
+    #[arg(long, conflicts_with_all = ["seed", "profile", "nodes", "ecmp", "time_s", "trace", "json"])]
     mutations: bool,
     /// Prints the result as one line of JSON.
     #[arg(long)]
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
     let fixed = Fixed {
         profile: args.profile,
         nodes: args.nodes.map(|nodes| nodes as usize),
+        ecmp: args.ecmp,
         time_s: args.time_s,
     };
     if let (Some(seed), true) = (args.seed, args.trace) {

@@ -22,6 +22,7 @@ pub fn hunt(mutation: Mutation, seeds: u64) -> Hunt {
         let fixed = Fixed {
             profile: Some(profile(mutation, seed)),
             nodes: None,
+            ecmp: Some(seed % 5 == 4),
             time_s: Some(8),
         };
         let options = Options::of_seed(seed, fixed);

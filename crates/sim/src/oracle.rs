@@ -58,6 +58,8 @@ pub(crate) struct Rules {
     pub(crate) hold_acks: usize,
     /// Microseconds of true time that a view may be old.
     pub(crate) view_us_max: u64,
+    /// Any node handles any flow.
+    pub(crate) ecmp: bool,
     /// Packets come to their worker at once, so that they leave in the order of their arrival.
     pub(crate) in_order: bool,
     /// Nodes compare their copies, or nothing happens that would need it.
@@ -123,14 +125,27 @@ impl Oracle {
             if facts.protected >= record.incarnation {
                 continue;
             }
-            let targets = counting(&view, me);
+            let slot = slot_of(&record.key);
+            // Who is to have it: with a router in front the owner as well, wherever a packet leaves.
+            let all = match rules.ecmp {
+                true => view.recipients(me, slot),
+                false => view.targets[me.index()],
+            };
+            let targets = without_joining(&view, all);
             let released = worked.released || facts.released >= record.incarnation;
             if !targets.is_empty() && !released {
                 // A target that refuses records for want of room acknowledges them all the same.
                 let lacking = |targets: NodeSet| -> NodeSet {
                     let lacking = facts.lacking(record.incarnation, targets, &view);
-                    let excused =
-                        |peer: &NodeId| rules.tables_overflow && refused_any(&peers[peer.index()]);
+                    // Of a flow that it has opened itself, a node was told nothing.
+                    let opened = |peer: NodeId| {
+                        rules.ecmp
+                            && copy_at(peers, peer, &record.key)
+                                .is_some_and(|copy| copy.incarnation >= record.incarnation)
+                    };
+                    let excused = |peer: &NodeId| {
+                        rules.tables_overflow && refused_any(&peers[peer.index()]) || opened(*peer)
+                    };
                     lacking.iter().filter(|peer| !excused(peer)).collect()
                 };
                 // Of joining nodes none counts: they inherit nothing.
@@ -322,11 +337,14 @@ impl Facts {
 /// The targets of a node on which the promise rests. One that is joining gets everything before it owns
 /// anything, and until then is more than was promised.
 fn counting(view: &View, node: NodeId) -> NodeSet {
+    without_joining(view, view.targets[node.index()])
+}
+
+fn without_joining(view: &View, targets: NodeSet) -> NodeSet {
     let joining = |target: &NodeId| {
         view.member(*target)
             .is_some_and(|member| member.state == MemberState::Joining)
     };
-    let targets = view.targets[node.index()];
     targets.iter().filter(|target| !joining(target)).collect()
 }
 
@@ -520,8 +538,18 @@ pub(crate) fn converged(
                     continue;
                 }
                 // What a node keeps that is no target of the owner any more is forgotten after a
-                // minute of its own; nobody will ask for it.
+                // minute of its own; nobody will ask for it. With a router in front it may handle the
+                // flow, and then hears of its end.
                 if !view.targets[owner.index()].contains(me) {
+                    let ended = |owned: &FlowRecord| {
+                        owned.life == Life::Dead && owned.incarnation >= record.incarnation
+                    };
+                    if rules.ecmp && copy_at(processes, owner, &record.key).is_some_and(ended) {
+                        return Err(format!(
+                            "node {me} handles {}, which is deleted at its owner, node {owner}",
+                            record.key
+                        ));
+                    }
                     continue;
                 }
                 match copy_at(processes, owner, &record.key) {

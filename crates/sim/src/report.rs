@@ -174,6 +174,10 @@ stats! {
     held,
     /// Held packets that left or were dropped at their deadline.
     hold_deadlines,
+    /// Questions about flows that a node did not know, with a router in front of the nodes.
+    questions,
+    /// Those that nobody answered in time.
+    questions_unanswered,
     /// Snapshots complete.
     snapshots,
     /// Targets that lagged behind the log.

@@ -13,6 +13,7 @@ use policy::{Action, Rule, RuleSet, Service, SyncDefaults, SyncPolicy, Zones};
 use replication::HoldAcks;
 use rtrb::{Consumer, Producer, RingBuffer};
 use state::{NodeId, SyncMode};
+use wire::Mac;
 
 use crate::hosts::{CLUSTER, PORTS};
 use crate::node::{Clock, End, Turn, WorkerCore};
@@ -88,6 +89,13 @@ impl Shape {
         }
     }
 
+    fn distribution(&self) -> engine::Distribution {
+        match self.options.ecmp {
+            true => engine::Distribution::Ecmp,
+            false => engine::Distribution::Filter,
+        }
+    }
+
     /// The options of a node's replicator.
     pub(crate) fn replication(&self, me: NodeId, incarnation: u64) -> replication::Options {
         let (options, cluster) = (&self.options, self.cluster.cluster());
@@ -96,6 +104,10 @@ impl Shape {
             0 => HoldAcks::All,
             n => HoldAcks::Count(n),
         };
+        it.distribution = self.distribution();
+        // As `ravelind/src/sync.rs` derives them.
+        it.ask_retry_us = HOLD_DEADLINE_US / 4;
+        it.ask_deadline_us = HOLD_DEADLINE_US + HOLD_DEADLINE_US / 4;
         it.log_records_max = self.log_max();
         it.batch_records_max = 32;
         it.batch_bytes_max = if options.faults.tiny_queues {
@@ -108,6 +120,11 @@ impl Shape {
         it.digest_every_us = if options.digests { 1_500_000 } else { 0 };
         it
     }
+}
+
+/// The Ethernet address of a node's port.
+pub(crate) fn mac_of(node: usize, port: usize) -> Mac {
+    Mac([2, 0, 0, 1, port as u8 + 1, node as u8 + 1])
 }
 
 /// A node's workers, and the sync core's ends of their rings.
@@ -152,7 +169,7 @@ pub(crate) fn build_workers(
         };
         let told = Arc::new(WorkerShared::default());
         let ports = (0..2u8)
-            .map(|port| MemoryPort::new([2, 0, 0, 1, port + 1, me.raw() + 1]))
+            .map(|port| MemoryPort::new(mac_of(me.index(), port.into()).0))
             .collect();
         let config = worker_config(shape, me, number, rng);
         let now = clock.now(now_us);
@@ -176,6 +193,11 @@ pub(crate) fn build_workers(
 }
 
 fn worker_config(shape: &Shape, me: NodeId, worker: usize, rng: &mut Rng) -> Config {
+    // With a router in front each node has addresses of its own.
+    let host = match shape.options.ecmp {
+        true => 100 + me.raw(),
+        false => 1,
+    };
     let interface = |name: &str, port: usize| Interface {
         name: name.into(),
         port,
@@ -183,8 +205,8 @@ fn worker_config(shape: &Shape, me: NodeId, worker: usize, rng: &mut Rng) -> Con
         zone: port as u8,
         mtu: 1500,
         addresses: [
-            format!("10.{}.0.1/24", port + 1),
-            format!("fd00:{}::1/64", port + 1),
+            format!("10.{}.0.{host}/24", port + 1),
+            format!("fd00:{}::{host}/64", port + 1),
         ]
         .iter()
         .map(|net| net.parse().expect("a network"))
@@ -198,9 +220,9 @@ fn worker_config(shape: &Shape, me: NodeId, worker: usize, rng: &mut Rng) -> Con
         interfaces: vec![interface("inside", 0), interface("outside", 1)],
         routes: vec![],
         neighbours: vec![],
-        cluster_mac: Some(CLUSTER),
+        cluster_mac: (!shape.options.ecmp).then_some(CLUSTER),
         replicate: true,
-        distribution: engine::Distribution::Filter,
+        distribution: shape.distribution(),
         burst: 32,
         capacity: shape.capacity(),
         seed: rng.next(),

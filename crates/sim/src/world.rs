@@ -14,7 +14,7 @@ use crate::queue::{Core, Event, Queue, Undo};
 use crate::random::{Rng, fold};
 use crate::report::{Failure, Invariant, Report, Stats};
 use crate::schedule::{Deed, Schedule};
-use crate::shape::Shape;
+use crate::shape::{Shape, mac_of};
 use crate::witness::{LOST_AFTER_US, Witness};
 
 const SCAN_EVERY_US: u64 = 250_000;
@@ -53,6 +53,8 @@ pub(crate) struct World {
     witness: Witness,
     /// When a node last became active, and so took its slots back.
     took_back_us: Option<u64>,
+    /// The nodes that a router in front of them sends to.
+    next_hops: Vec<usize>,
     schedule: Schedule,
     rng: Rng,
     runs: u64,
@@ -94,6 +96,7 @@ impl World {
             oracle: Oracle::default(),
             witness: Witness::default(),
             took_back_us: None,
+            next_hops: Vec::new(),
             schedule: Schedule::new(options),
             rng,
             runs: 0,
@@ -105,7 +108,9 @@ impl World {
                 hold_acks: options.hold_acks,
                 // Clocks run wrong by a part of it, and a turn may end a little later than it began.
                 view_us_max: options.heartbeat_ms * 4_000 * 103 / 100 + 2_000,
-                in_order: options.workers == 1 || faults.traffic_misdelivery == 0,
+                ecmp: options.ecmp,
+                in_order: !options.ecmp
+                    && (options.workers == 1 || faults.traffic_misdelivery == 0),
                 repaired: options.digests || options.profile == crate::Profile::Quiet,
                 tables_overflow: faults.tiny_table,
                 frames_may_be_invalid: faults.link_corruption > 0,
@@ -335,7 +340,8 @@ impl World {
                 self.witness.put(flow, &frame, self.now_us);
             }
             self.hash = fold(self.hash, frame.len() as u64);
-            for node in 0..self.shape.options.nodes {
+            let (frame, nodes) = self.routed(port, frame, flow.is_some());
+            for node in nodes {
                 let mut copies = 1 + u32::from(self.rng.chance(faults.traffic_duplication));
                 if self.rng.chance(faults.traffic_loss) {
                     copies -= 1;
@@ -354,11 +360,39 @@ impl World {
         }
     }
 
+    /// To which nodes a frame goes, and with which destination. A router takes the nodes that ran when it
+    /// looked last, and chooses by a hash of one direction's packets.
+    fn routed(&self, port: usize, frame: Vec<u8>, forwarded: bool) -> (Vec<u8>, Vec<usize>) {
+        let all = 0..self.shape.options.nodes;
+        if !self.shape.options.ecmp || !forwarded {
+            return (frame, all.collect());
+        }
+        let Ok(p) = wire::parse(&frame) else {
+            return (frame, vec![]);
+        };
+        if self.next_hops.is_empty() {
+            return (frame, vec![]);
+        }
+        let mut hash = u64::from(p.sport) << 32 | u64::from(p.dport) << 16 | u64::from(p.icmp.id);
+        for address in [&p.src, &p.dst] {
+            let low = address.last_chunk::<8>().expect("an address has 16 octets");
+            hash = fold(hash, u64::from_be_bytes(*low));
+        }
+        let node = self.next_hops[(hash >> 32) as usize % self.next_hops.len()];
+        let frame = wire::build::with_macs(frame, mac_of(node, port), p.eth_src);
+        (frame, vec![node])
+    }
+
     /// Whether the wires and the nodes' queues lose nothing.
     fn loses_no_traffic(&self) -> bool {
         let f = &self.shape.options.faults;
         let small = f.tiny_rings || f.tiny_log || f.tiny_hold || f.tiny_table || f.tiny_queues;
-        f.traffic_loss == 0 && f.link_loss == 0 && f.link_corruption == 0 && !small
+        // A router goes on sending to a node that has ended until it looks again.
+        !self.shape.options.ecmp
+            && f.traffic_loss == 0
+            && f.link_loss == 0
+            && f.link_corruption == 0
+            && !small
     }
 
     /// Where nothing failed, no packet of a flow that both ends hold open is lost. A flow that is not
@@ -466,6 +500,8 @@ impl World {
     }
 
     fn step_schedule(&mut self) {
+        let runs = |node: &usize| self.processes[*node].is_some();
+        self.next_hops = (0..self.shape.options.nodes).filter(runs).collect();
         let (processes, rules) = (&self.processes, self.rules);
         let step = self.schedule.step(
             self.now_us,
@@ -826,6 +862,8 @@ impl World {
         let counters = process.replicator().counters();
         self.stats.frames_refused += counters.frames_invalid;
         self.stats.snapshots += counters.snapshots_done;
+        self.stats.questions += counters.questions_asked;
+        self.stats.questions_unanswered += counters.questions_unanswered;
         for core in &process.workers {
             let of = |counter| core.worker.counters().value(counter);
             self.stats.held += of(Counter::Held);

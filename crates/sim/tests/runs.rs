@@ -5,9 +5,15 @@ use sim::{Fixed, Options, Profile, Stats, run};
 /// Runs some seeds of a profile; none may break an invariant.
 #[track_caller]
 fn seeds(profile: Profile, seeds: std::ops::Range<u64>) -> Stats {
+    seeds_with(profile, None, seeds)
+}
+
+#[track_caller]
+fn seeds_with(profile: Profile, ecmp: Option<bool>, seeds: std::ops::Range<u64>) -> Stats {
     let fixed = Fixed {
         profile: Some(profile),
         nodes: None,
+        ecmp,
         time_s: Some(5),
     };
     let mut total = Stats::default();
@@ -33,6 +39,7 @@ fn equal_options_give_equal_runs_event_by_event() {
         let fixed = Fixed {
             profile: Some(profile),
             nodes: Some(4),
+            ecmp: None,
             time_s: Some(4),
         };
         let options = Options::of_seed(11, fixed);
@@ -58,9 +65,24 @@ fn crashes_within_the_rules_lose_nothing() {
 
 #[test]
 fn going_offline_in_good_order_loses_no_packet() {
-    let total = seeds(Profile::Drains, 0..8);
+    let total = seeds_with(Profile::Drains, Some(false), 0..8);
     assert!(
         total.hand_overs > 10 && total.packets_witnessed > 1_000,
+        "{total:?}"
+    );
+}
+
+#[test]
+fn with_a_router_in_front_any_node_handles_any_flow() {
+    let mut total = seeds_with(Profile::Quiet, Some(true), 0..3);
+    total.add(&seeds_with(Profile::Crashes, Some(true), 0..5));
+    total.add(&seeds_with(Profile::Mixed, Some(true), 0..2));
+    assert!(
+        total.questions > 100 && total.questions_unanswered < total.questions / 4,
+        "{total:?}"
+    );
+    assert!(
+        total.crashes > 3 && total.openings_checked > 100,
         "{total:?}"
     );
 }
