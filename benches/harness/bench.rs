@@ -122,7 +122,7 @@ impl Drop for Bench {
 
 fn clear(id: &LabId, state: &StateDir) -> Result<()> {
     clear_processes(id, state)?;
-    crate::machine::release_mount(state.path());
+    crate::machine::release_left(state.path());
     Ok(state.remove()?)
 }
 

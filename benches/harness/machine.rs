@@ -16,6 +16,8 @@ const NR_HUGEPAGES: &str = "/proc/sys/vm/nr_hugepages";
 const PAGE_MB: u64 = 2;
 /// Where they are mounted, in the folder of the run's state, if they are nowhere else.
 const MOUNT: &str = "hugepages";
+/// Where it is noted how many there were, for when a run is killed.
+const BEFORE: &str = "hugepages-before";
 
 /// Who runs where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +82,8 @@ impl Pages {
         let wanted = mb.div_ceil(PAGE_MB);
         if free < wanted {
             pages.before = Some(total);
+            let note = dir.join(BEFORE);
+            fs::write(&note, total.to_string()).map_err(lab::Error::file("write", &note))?;
             let more = (total + wanted - free).to_string();
             fs::write(NR_HUGEPAGES, more).map_err(lab::Error::file("write", NR_HUGEPAGES))?;
         }
@@ -143,10 +147,13 @@ impl Drop for Pages {
     }
 }
 
-/// Takes away the mount that a run which was killed has left in its folder.
-pub(crate) fn release_mount(dir: &Path) {
-    // Where nothing is mounted there is nothing to do.
+/// Takes away the mount and the pages that a run which was killed has left, as its folder tells.
+pub(crate) fn release_left(dir: &Path) {
+    // Where nothing was left there is nothing to do.
     let _ = umount2(&dir.join(MOUNT), MntFlags::MNT_DETACH);
+    if let Ok(before) = fs::read_to_string(dir.join(BEFORE)) {
+        let _ = fs::write(NR_HUGEPAGES, before);
+    }
 }
 
 /// How many huge pages of 2 MB there are, and how many of them are free.

@@ -8,9 +8,9 @@
 //!
 //! * [`traffic`], [`pcap`]: flows and files of frames. [`generator`]: testpmd.
 //! * [`gateway`]: what is measured; [`ravelin`] and the peers.
-//! * [`cases`]: the cases by name; [`forward`], [`newflows`]: how they are measured; [`measure`]: from counters
+//! * [`cases`]: the cases by name; [`forward`], [`newflows`]: how they are measured; [`mod@measure`]: from counters
 //!   to figures.
-//! * [`bench`], [`machine`]: processes, cpus, pages, cleaning up. [`report`], [`html`]: what comes of it.
+//! * [`mod@bench`], [`machine`]: processes, cpus, pages, cleaning up. [`report`], [`html`]: what comes of it.
 #![forbid(unsafe_code)]
 
 mod bench;

@@ -16,8 +16,12 @@ impl Interrupt {
     pub fn install() -> Result<Self> {
         let flag = Arc::new(AtomicBool::new(false));
         for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            // Of its own: Ctrl-C reaches this process as SIGINT from the terminal and again as SIGTERM from
+            // the script that started it, and that must not count as a second one.
+            let came = Arc::new(AtomicBool::new(false));
             // The order counts: the first handler sees the flag as the previous signal left it.
-            signal_hook::flag::register_conditional_default(signal, Arc::clone(&flag))
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&came))
+                .and_then(|_| signal_hook::flag::register(signal, came))
                 .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&flag)))
                 .map_err(Error::system(format!("handle signal {signal}")))?;
         }
