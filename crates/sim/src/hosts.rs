@@ -473,6 +473,22 @@ impl Hosts {
             }
     }
 
+    /// Whether a frame of the flow that is sent now brings the other end nothing: all that it carries has
+    /// arrived there before, and its sender has only not heard so yet. Overtaken by later ones it may
+    /// lie outside of every window, and whoever follows the windows drops it then, as the other end would.
+    /// (What that end lacks cannot: its sender can be ahead by no more than the window.)
+    pub(crate) fn repeats_in_vain(&self, number: usize, port: usize, frame: &[u8]) -> bool {
+        let Body::Tcp(tcp) = &self.flows[number].body else {
+            return false;
+        };
+        let to = match port {
+            INSIDE => tcp.server.as_ref(),
+            _ => Some(&tcp.client),
+        };
+        let parsed = wire::parse(frame);
+        to.is_some_and(|to| parsed.is_ok_and(|p| to.has_all_of(&p.tcp)))
+    }
+
     /// Flows that wait for something for longer than `since_us` says.
     pub(crate) fn stuck(&self, before_us: u64) -> Option<usize> {
         let waits = |flow: &&Flow| {

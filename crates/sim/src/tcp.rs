@@ -140,6 +140,14 @@ impl End {
         self.ended
     }
 
+    /// Whether all that a segment from the other end carries has arrived here before; one that carries
+    /// nothing tells something all the same.
+    pub(crate) fn has_all_of(&self, seg: &wire::Tcp) -> bool {
+        let end = seg.seq.wrapping_add(seg.payload_len);
+        let ahead = end.wrapping_sub(self.irs.wrapping_add(self.rcv as u32)) as i32;
+        seg.payload_len > 0 && seg.flags & FIN == 0 && ahead <= 0
+    }
+
     /// Whether the connection was ever acknowledged beyond its opening.
     pub(crate) fn received_anything(&self) -> bool {
         self.una > 0
@@ -479,6 +487,51 @@ mod tests {
             assert_eq!((client.received, server.received), (700, 2_000));
             assert!(!client.garbled && !server.garbled);
         }
+    }
+
+    #[test]
+    fn an_end_knows_what_has_arrived_across_the_wrap_of_numbers() {
+        let (mut client, mut server) = (end(true), end(false));
+        let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+        client.write(200);
+        let mut first = None;
+        client.output(0, &mut to_server);
+        for _ in 0..3 {
+            for segment in to_server.drain(..) {
+                let seg = parsed(&segment);
+                if seg.payload_len > 0 {
+                    first.get_or_insert(seg);
+                    assert!(!server.has_all_of(&seg));
+                }
+                server.segment(&seg, &segment.payload, 1, &mut to_client);
+            }
+            for segment in to_client.drain(..) {
+                client.segment(&parsed(&segment), &segment.payload, 1, &mut to_server);
+            }
+        }
+        let first = first.expect("the client has sent data");
+        assert!(first.seq > first.seq.wrapping_add(first.payload_len));
+        assert_eq!(server.received, 200);
+        assert!(server.has_all_of(&first));
+        let longer = wire::Tcp {
+            payload_len: 201,
+            ..first
+        };
+        assert!(!server.has_all_of(&longer), "one octet of it is new");
+        for (flags, payload_len) in [(ACK | FIN, first.payload_len), (ACK, 0)] {
+            let tells = wire::Tcp {
+                flags,
+                payload_len,
+                ..first
+            };
+            assert!(!server.has_all_of(&tells));
+        }
+    }
+
+    fn parsed(segment: &Segment) -> wire::Tcp {
+        let frame =
+            wire::build::tcp_segment(segment.from, segment.to, segment.repr, &segment.payload);
+        wire::parse(&frame).unwrap().tcp
     }
 
     #[test]

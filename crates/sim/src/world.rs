@@ -335,6 +335,7 @@ impl World {
             if let Some(flow) = flow
                 && witnessed
                 && self.hosts.is_steady(flow)
+                && !self.hosts.repeats_in_vain(flow, port, &frame)
             {
                 self.stats.packets_witnessed += 1;
                 self.witness.put(flow, &frame, self.now_us);
