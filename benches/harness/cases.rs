@@ -12,6 +12,10 @@ pub(crate) enum Case {
     Forward(Flows),
     /// New flows per second into an empty table, until one million are there; not replicated.
     NewFlowsNone,
+    /// Likewise, and a backup has them; the flag says whether their packets wait for that.
+    NewFlowsReplicated { held: bool },
+    /// Bytes on the link between the nodes per new replicated flow.
+    WireBytes,
     /// Bytes of memory per flow.
     Memory,
 }
@@ -29,7 +33,7 @@ const COUNTS: [(&str, u32); 4] = [
 
 impl Case {
     /// Every case that a plain run measures.
-    pub(crate) const ALL: [&str; 9] = [
+    pub(crate) const ALL: [&str; 12] = [
         "forward-1k",
         "forward-100k",
         "forward-1m",
@@ -38,22 +42,35 @@ impl Case {
         "forward-1m-v6",
         "forward-1m-imix",
         "newflows-none",
+        "newflows-async",
+        "newflows-ack",
+        "wire-bytes",
         "memory",
     ];
     /// Those of `--quick`.
-    pub(crate) const QUICK: [&str; 5] = [
+    pub(crate) const QUICK: [&str; 7] = [
         "forward-1k",
         "forward-1m",
         "forward-1m-tcp",
         "newflows-none",
+        "newflows-ack",
+        "wire-bytes",
         "memory",
     ];
+
+    /// Whether peers can do it too: what is measured on a cluster of ours is ours alone.
+    pub(crate) fn has_peers(self) -> bool {
+        !matches!(self, Self::NewFlowsReplicated { .. } | Self::WireBytes)
+    }
 
     /// Its flows.
     pub(crate) fn flows(self) -> Flows {
         match self {
             Self::Forward(flows) => flows,
-            Self::NewFlowsNone | Self::Memory => Flows::udp(MILLION),
+            Self::NewFlowsNone
+            | Self::NewFlowsReplicated { .. }
+            | Self::WireBytes
+            | Self::Memory => Flows::udp(MILLION),
         }
     }
 }
@@ -62,6 +79,9 @@ impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flows = match self {
             Self::NewFlowsNone => return f.write_str("newflows-none"),
+            Self::NewFlowsReplicated { held: false } => return f.write_str("newflows-async"),
+            Self::NewFlowsReplicated { held: true } => return f.write_str("newflows-ack"),
+            Self::WireBytes => return f.write_str("wire-bytes"),
             Self::Memory => return f.write_str("memory"),
             Self::Forward(flows) => flows,
         };
@@ -93,6 +113,9 @@ impl FromStr for Case {
     fn from_str(text: &str) -> Result<Self, NoCase> {
         match text {
             "newflows-none" => return Ok(Self::NewFlowsNone),
+            "newflows-async" => return Ok(Self::NewFlowsReplicated { held: false }),
+            "newflows-ack" => return Ok(Self::NewFlowsReplicated { held: true }),
+            "wire-bytes" => return Ok(Self::WireBytes),
             "memory" => return Ok(Self::Memory),
             _ => {}
         }

@@ -8,13 +8,14 @@
 //!
 //! * [`traffic`], [`pcap`]: flows and files of frames. [`generator`]: testpmd.
 //! * [`gateway`]: what is measured; [`ravelin`] and the peers.
-//! * [`cases`]: the cases by name; [`forward`], [`newflows`]: how they are measured; [`mod@measure`]: from counters
+//! * [`cases`]: the cases by name; [`forward`], [`newflows`], [`cluster`]: how they are measured; [`mod@measure`]: from counters
 //!   to figures.
 //! * [`mod@bench`], [`machine`]: processes, cpus, pages, cleaning up. [`report`], [`html`]: what comes of it.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod cases;
+mod cluster;
 mod error;
 mod forward;
 mod gateway;
@@ -126,6 +127,9 @@ fn run(arguments: &Arguments) -> Result<usize> {
     let mut missing = 0;
     for case in cases {
         for system in &arguments.systems {
+            if *system != System::Ravelin && !case.has_peers() {
+                continue;
+            }
             let about = format!("{case} {}", system.name());
             bench.progress.say(format!("{about} ..."));
             match measure(&bench, case, *system) {
@@ -167,6 +171,8 @@ fn measure(bench: &Bench, case: Case, system: System) -> Result<(Line, Vec<Strin
     let (outcome, unit) = match case {
         Case::Forward(_) => (forward::measure(bench, &flows, system)?, "packets/s"),
         Case::NewFlowsNone => (newflows::measure(bench, &flows, system)?, "flows/s"),
+        Case::NewFlowsReplicated { held } => (cluster::newflows(bench, &flows, held)?, "flows/s"),
+        Case::WireBytes => (cluster::wire_bytes(bench, &flows)?, "bytes/flow"),
         Case::Memory => (newflows::memory(bench, &flows, system)?, "bytes/flow"),
     };
     let line = Line::new(case.to_string(), system.name(), unit, outcome.figure);
@@ -182,7 +188,8 @@ fn needs_mb(case: Case) -> u64 {
     };
     let mbuf = u64::from(flows.frame_max().next_multiple_of(64).max(128)) + 128 + 192;
     let generator = ((u64::from(flows.count) * files * mbuf) >> 20) + 256;
-    generator + ovs::MEMORY_MB.max(ravelin::MEMORY_MB)
+    // A cluster has two of ours.
+    generator + ovs::MEMORY_MB.max(2 * ravelin::MEMORY_MB)
 }
 
 /// Megabytes of ordinary memory besides: tables, for the hungriest gateway.

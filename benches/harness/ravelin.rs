@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lab::wait::{Poll, wait_until};
@@ -31,37 +31,25 @@ impl Ravelin {
     pub(crate) fn start(bench: &Bench, shape: Shape) -> Result<Self> {
         let file = bench.path("ravelin.toml");
         let socket = bench.path("ravelind.sock");
-        let text = config(
-            shape,
-            bench.cpus.worker,
-            bench.pages.huge(),
-            &bench.name("sut"),
-            &socket.display().to_string(),
-            [INSIDE, BACK].map(|name| bench.path(name)),
-        );
+        let place = Place {
+            name: "bench",
+            cores: format!(
+                "worker = [{{ cpu = {} }}]\nidle = \"spin\"",
+                bench.cpus.worker
+            ),
+            huge_pages: bench.pages.huge(),
+            prefix: bench.name("sut"),
+            control: socket,
+            inside: Some(bench.path(INSIDE)),
+            back: bench.path(BACK),
+            cluster: String::new(),
+        };
+        let text = config(shape, &place);
         fs::write(&file, text).map_err(LabError::file("write", &file))?;
         let log = bench.log("ravelind")?;
-        // It pins its threads itself, and must be allowed to: we are on one cpu ourselves.
-        let ravelind = bench.binaries.ravelind()?;
-        let mut process = Spawn::new("ravelind", "taskset")
-            .args(["--cpu-list", &bench.cpus.all])
-            .args([ravelind.as_path(), std::path::Path::new("--config"), &file])
-            .start(&bench.state, &log)?;
-        let mut client = wait_until(
-            "ravelind to answer",
-            Duration::from_secs(60),
-            Duration::from_millis(50),
-            &bench.interrupt,
-            || {
-                process.must_run()?;
-                Ok(match Client::connect(&socket) {
-                    Ok(client) => Poll::Ready(client),
-                    Err(error) => Poll::Pending(format!(": {error}")),
-                })
-            },
-        )?;
-        // It answers before its ports are up; asking for its status waits for that.
-        client.ask::<Status>(&Request::Status)?;
+        let spawn = spawn(bench, "ravelind", &file)?;
+        let mut process = spawn.start(&bench.state, &log)?;
+        let client = connect(bench, &mut process, &place.control)?;
         Ok(Self { process, client })
     }
 
@@ -82,6 +70,35 @@ impl Ravelin {
         };
         Ok(self.client.flow_count(filter)?.count)
     }
+}
+
+/// How to start a daemon with this configuration.
+pub(crate) fn spawn(bench: &Bench, name: &str, file: &Path) -> Result<Spawn> {
+    // It pins its threads itself, and must be allowed to: we are on one cpu ourselves.
+    let ravelind = bench.binaries.ravelind()?;
+    Ok(Spawn::new(name, "taskset")
+        .args(["--cpu-list", &bench.cpus.all])
+        .args([ravelind.as_path(), Path::new("--config"), file]))
+}
+
+/// Waits until a daemon answers.
+pub(crate) fn connect(bench: &Bench, process: &mut Process, socket: &Path) -> Result<Client> {
+    let mut client = wait_until(
+        "ravelind to answer",
+        Duration::from_secs(60),
+        Duration::from_millis(50),
+        &bench.interrupt,
+        || {
+            process.must_run()?;
+            Ok(match Client::connect(socket) {
+                Ok(client) => Poll::Ready(client),
+                Err(error) => Poll::Pending(format!(": {error}")),
+            })
+        },
+    )?;
+    // It answers before its ports are up; asking for its status waits for that.
+    client.ask::<Status>(&Request::Status)?;
+    Ok(client)
 }
 
 impl Gateway for Ravelin {
@@ -134,15 +151,27 @@ impl Gateway for Ravelin {
     }
 }
 
+/// What the files of different nodes differ in.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) name: &'a str,
+    /// The lines of `[cores]`.
+    pub(crate) cores: String,
+    pub(crate) huge_pages: bool,
+    /// What DPDK's files are called.
+    pub(crate) prefix: String,
+    /// The control socket.
+    pub(crate) control: PathBuf,
+    /// The memif socket of the inside; a node without gets no packets.
+    pub(crate) inside: Option<PathBuf>,
+    /// That of the answers, where a shape wants them.
+    pub(crate) back: PathBuf,
+    /// Sections of a cluster's nodes, or nothing.
+    pub(crate) cluster: String,
+}
+
 /// The configuration: everything that is not said is the default.
-fn config(
-    shape: Shape,
-    cpu: usize,
-    huge: bool,
-    prefix: &str,
-    control: &str,
-    [inside, back]: [PathBuf; 2],
-) -> String {
+pub(crate) fn config(shape: Shape, place: &Place<'_>) -> String {
     let memif = |number: usize, socket: &PathBuf, mac: wire::Mac| {
         format!(
             "net_memif{number},role=server,socket={},socket-abstract=no,rsize={RING_LOG2},bsize={RING_BUFFER},mac={mac}",
@@ -151,19 +180,25 @@ fn config(
     };
     let mut text = format!(
         "[node]\n\
-         name = \"bench\"\n\
+         name = \"{}\"\n\
          [eal]\n\
-         hugepages = {huge}\n\
+         hugepages = {}\n\
          memory_mb = {MEMORY_MB}\n\
-         file_prefix = \"{prefix}\"\n\
+         file_prefix = \"{}\"\n\
          [cores]\n\
-         worker = [{{ cpu = {cpu} }}]\n\
-         idle = \"spin\"\n\
+         {}\n\
          [control]\n\
-         socket = \"{control}\"\n\
+         socket = \"{}\"\n\
          [flows]\n\
-         capacity = {}\n",
-        shape.capacity
+         capacity = {}\n\
+         {}",
+        place.name,
+        place.huge_pages,
+        place.prefix,
+        place.cores,
+        place.control.display(),
+        shape.capacity,
+        place.cluster,
     );
     let mut interface = |name: &str, device: &str, zone: &str, v4: &str, v6: &str| {
         let _ = write!(
@@ -175,7 +210,10 @@ fn config(
              addresses = [\"{v4}\", \"{v6}\"]\n"
         );
     };
-    let from_clients = memif(0, &inside, GATEWAY[0]);
+    let from_clients = match &place.inside {
+        Some(socket) => memif(0, socket, GATEWAY[0]),
+        None => "net_null1,no-rx=1".into(),
+    };
     interface(
         "inside",
         &from_clients,
@@ -187,7 +225,7 @@ fn config(
     let sink = "net_null0,no-rx=1";
     interface("outside", sink, "outside", "10.2.0.1/24", "fd00:2::1/64");
     if shape.answers {
-        let from_servers = memif(1, &back, GATEWAY[2]);
+        let from_servers = memif(1, &place.back, GATEWAY[2]);
         interface(
             "back",
             &from_servers,
@@ -236,8 +274,17 @@ mod tests {
                 capacity: 1_250_000,
                 answers,
             };
-            let sockets = ["/run/x/i.sock", "/run/x/b.sock"].map(PathBuf::from);
-            let text = config(shape, 1, false, "p", "/run/x/c.sock", sockets);
+            let place = Place {
+                name: "bench",
+                cores: "worker = [1]".into(),
+                huge_pages: false,
+                prefix: "p".into(),
+                control: "/run/x/c.sock".into(),
+                inside: Some("/run/x/i.sock".into()),
+                back: "/run/x/b.sock".into(),
+                cluster: String::new(),
+            };
+            let text = config(shape, &place);
             let config = ::config::Config::parse(&text, "bench.toml", "")
                 .unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(config.warnings, []);
