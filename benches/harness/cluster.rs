@@ -214,14 +214,7 @@ impl Pair {
                 "packets were held that should not be".into(),
             ));
         }
-        let backup: Status = self.clients[1].ask(&Request::Status)?;
-        let copies = backup.replication.records_received;
-        if copies < moved("flows_acked") {
-            return Err(Error::NotReal(format!(
-                "the first node takes {} flows for acknowledged, and the second has received {copies}",
-                moved("flows_acked")
-            )));
-        }
+        self.has_received(bench, moved("flows_acked"))?;
         let rate = |looks: &[(Instant, u64)]| {
             slope(looks, all / 20, enough - all / 20).ok_or_else(|| {
                 Error::NotReal(format!("{} looks at the table are too few", looks.len()))
@@ -237,6 +230,29 @@ impl Pair {
                 .filter(|name| name.starts_with("drop_") && *name != "drop_not_owner")
                 .map(|name| moved(name))
                 .sum(),
+        })
+    }
+
+    /// The second node has received as many records as the first takes for acknowledged.
+    fn has_received(&mut self, bench: &Bench, acknowledged: u64) -> Result<()> {
+        // It says so now and then, on a cpu that it shares.
+        let (limit, every) = (Duration::from_secs(10), Duration::from_millis(100));
+        let result = wait_until("the copies", limit, every, &bench.interrupt, || {
+            let backup: Status = self.clients[1]
+                .ask(&Request::Status)
+                .map_err(|error| outer(error.into()))?;
+            let received = backup.replication.records_received;
+            Ok(if received >= acknowledged {
+                Poll::Ready(())
+            } else {
+                Poll::Pending(format!(
+                    "{acknowledged} flows are taken for acknowledged, and the backup has received {received}"
+                ))
+            })
+        });
+        result.map_err(|error| match error {
+            LabError::Timeout { detail, .. } => Error::NotReal(detail),
+            error => error.into(),
         })
     }
 
