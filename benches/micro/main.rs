@@ -17,6 +17,10 @@ use criterion::Criterion;
 
 use crate::cpu_time::CpuTime;
 
+/// As the daemon has it.
+#[global_allocator]
+static ALLOCATOR: hugealloc::HugeAlloc = hugealloc::HugeAlloc;
+
 fn main() {
     // Short: on a machine that is shared the spread comes from its neighbours, and does not shrink
     // by measuring longer.

@@ -189,7 +189,7 @@ impl<P: Port> Worker<P> {
         let p = wire::Parsed { eth_src: mac, ..p };
         let packet = Packet {
             buf,
-            p,
+            p: &p,
             interface: back.interface,
             dir,
             about,

@@ -88,7 +88,7 @@ impl<P: Port> Worker<P> {
 
     /// Answers a packet with an ICMP error, if that is allowed and the rate limit lets it.
     #[cold]
-    pub(crate) fn answer_error(&mut self, packet: &Packet<P::Buf>, error: IcmpError) {
+    pub(crate) fn answer_error(&mut self, packet: &Packet<'_, P::Buf>, error: IcmpError) {
         if !reply::may_answer_with_error(&packet.p) || !self.take_icmp_token() {
             return;
         }
@@ -108,7 +108,7 @@ impl<P: Port> Worker<P> {
 
     /// Answers a rejected TCP segment with a reset.
     #[cold]
-    pub(crate) fn answer_reset(&mut self, packet: &Packet<P::Buf>) {
+    pub(crate) fn answer_reset(&mut self, packet: &Packet<'_, P::Buf>) {
         if !self.take_icmp_token() {
             return;
         }

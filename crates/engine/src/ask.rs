@@ -12,13 +12,14 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use membership::Distribution;
 use replication::ToSync;
-use state::{FlowKey, FlowRecord, NodeId, Slot, SyncMode, slot_of};
+use state::{Dir, FlowKey, FlowRecord, NodeId, Slot, SyncMode, slot_of};
 
 use crate::config::AtDeadline;
 use crate::counters::Counter;
 use crate::port::Port;
 use crate::receive::Packet;
 use crate::worker::Worker;
+use wire::Parsed;
 
 /// Packets that wait for an answer.
 #[derive(Debug)]
@@ -50,8 +51,18 @@ struct Question {
 
 #[derive(Debug)]
 struct Waiting<B> {
-    packet: Option<Packet<B>>,
+    packet: Option<Kept<B>>,
     next: Option<u32>,
+}
+
+/// A packet apart from its burst.
+#[derive(Debug)]
+struct Kept<B> {
+    buf: B,
+    p: Parsed,
+    interface: u8,
+    dir: Dir,
+    about: bool,
 }
 
 /// What becomes of a packet that is to wait.
@@ -98,7 +109,7 @@ impl<B> Asks<B> {
         self.packets.len() - self.room.len()
     }
 
-    fn place(&mut self, key: &FlowKey, packet: Packet<B>, deadline_us: u64) -> Placed {
+    fn place(&mut self, key: &FlowKey, packet: Packet<'_, B>, deadline_us: u64) -> Placed {
         let hash = hash(&self.hasher, key);
         let found = self
             .index
@@ -108,7 +119,13 @@ impl<B> Asks<B> {
             return Placed::Full;
         };
         self.packets[room as usize] = Waiting {
-            packet: Some(packet),
+            packet: Some(Kept {
+                buf: packet.buf,
+                p: *packet.p,
+                interface: packet.interface,
+                dir: packet.dir,
+                about: packet.about,
+            }),
             next: None,
         };
         if let Some(at) = found {
@@ -183,7 +200,7 @@ impl<B> Asks<B> {
     }
 
     /// Takes a waiting packet, and the place of the next.
-    fn take(&mut self, place: u32) -> (Packet<B>, Option<u32>) {
+    fn take(&mut self, place: u32) -> (Kept<B>, Option<u32>) {
         let waiting = &mut self.packets[place as usize];
         let packet = waiting.packet.take().expect("a packet waits there");
         self.room.push(place);
@@ -232,7 +249,7 @@ impl<P: Port> Worker<P> {
     }
 
     /// Lets a packet wait for what is known of its flow.
-    pub(crate) fn ask(&mut self, key: &FlowKey, packet: Packet<P::Buf>) {
+    pub(crate) fn ask(&mut self, key: &FlowKey, packet: Packet<'_, P::Buf>) {
         if self.view.value().owner(slot_of(key)).is_none() {
             return self.counters.count(Counter::DropNoOwner);
         }
@@ -311,11 +328,18 @@ impl<P: Port> Worker<P> {
         let (key, first) = self.asks.close(at);
         let mut next = Some(first);
         while let Some(place) = next {
-            let (packet, following) = self.asks.take(place);
+            let (kept, following) = self.asks.take(place);
             next = following;
             let known = self.table.lookup(&key);
             let lives = known.is_some_and(|id| self.table.entry(id).is_alive());
             if handle || lives {
+                let packet = Packet {
+                    buf: kept.buf,
+                    p: &kept.p,
+                    interface: kept.interface,
+                    dir: kept.dir,
+                    about: kept.about,
+                };
                 self.handle_known(&key, packet, known);
             } else {
                 self.counters.count(Counter::DropAskDeadline);

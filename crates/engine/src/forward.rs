@@ -16,12 +16,9 @@ use crate::worker::Worker;
 
 impl<P: Port> Worker<P> {
     /// A packet of a flow that lives.
-    pub(crate) fn forward_known(&mut self, packet: Packet<P::Buf>, id: FlowId) {
-        let Packet {
-            p, interface, dir, ..
-        } = &packet;
-        let (p, dir) = (*p, *dir);
-        let zone = self.config.interfaces[usize::from(*interface)].zone;
+    pub(crate) fn forward_known(&mut self, packet: Packet<'_, P::Buf>, id: FlowId) {
+        let (p, dir) = (packet.p, packet.dir);
+        let zone = self.config.interfaces[usize::from(packet.interface)].zone;
         let entry = self.table.entry(id);
         let class = entry.record.class;
         let expected = if dir == class.origin {
@@ -145,7 +142,7 @@ impl<P: Port> Worker<P> {
 
     /// An ICMP error about a flow that lives: it passes if it can be about something that the flow
     /// has sent.
-    pub(crate) fn forward_error(&mut self, packet: Packet<P::Buf>, id: FlowId) {
+    pub(crate) fn forward_error(&mut self, packet: Packet<'_, P::Buf>, id: FlowId) {
         let record = &self.table.entry(id).record;
         let plausible = match packet.p.inner {
             Some(inner) if inner.proto == PROTO_TCP => {
@@ -166,7 +163,7 @@ impl<P: Port> Worker<P> {
 
     /// The flow's next hop in the packet's direction, remembered with the flow.
     #[inline]
-    pub(crate) fn hop_of(&mut self, id: FlowId, packet: &Packet<P::Buf>) -> Option<u32> {
+    pub(crate) fn hop_of(&mut self, id: FlowId, packet: &Packet<'_, P::Buf>) -> Option<u32> {
         let epoch = self.hops.epoch();
         let direction = packet.dir.index();
         let local = &mut self.table.entry_mut(id).local;
@@ -183,7 +180,7 @@ impl<P: Port> Worker<P> {
     }
 
     /// The next hop towards a packet's destination; without one the sender is told.
-    pub(crate) fn look_up_hop(&mut self, packet: &Packet<P::Buf>) -> Option<u32> {
+    pub(crate) fn look_up_hop(&mut self, packet: &Packet<'_, P::Buf>) -> Option<u32> {
         let Some(towards) = self.routes.lookup(&packet.p.dst) else {
             self.counters.count(Counter::DropNoRoute);
             self.answer_error(packet, IcmpError::Unreachable(Unreachable::NoRoute));
@@ -198,7 +195,7 @@ impl<P: Port> Worker<P> {
     }
 
     /// Sends a packet on its way: time to live, size, link header, then the hold or the next hop.
-    pub(crate) fn forward(&mut self, mut packet: Packet<P::Buf>, hop: u32, hold_lsn: u64) {
+    pub(crate) fn forward(&mut self, mut packet: Packet<'_, P::Buf>, hop: u32, hold_lsn: u64) {
         let p = packet.p;
         let out = usize::from(self.hops.hop(hop).interface);
         let mtu = self.config.interfaces[out].mtu;
@@ -211,7 +208,7 @@ impl<P: Port> Worker<P> {
             }
             return;
         }
-        match rewrite::decrement_ttl(packet.buf.data_mut(), &p) {
+        match rewrite::decrement_ttl(packet.buf.data_mut(), p) {
             Ok(_) => {}
             Err(RewriteError::TtlExpired) => {
                 self.counters.count(Counter::DropTtl);
@@ -220,7 +217,7 @@ impl<P: Port> Worker<P> {
             Err(_) => unreachable!("the summary is of this IP packet"),
         }
         let mut buf = packet.buf;
-        if self.put_link_header(&mut buf, &p, out).is_err() {
+        if self.put_link_header(&mut buf, p, out).is_err() {
             return self.counters.count(Counter::DropMtu);
         }
         self.counters.count(Counter::Forwarded);
@@ -248,6 +245,7 @@ impl<P: Port> Worker<P> {
 
     /// Gives the packet the link header of an interface, all but the destination: the tag that the
     /// interface has, its source address, and no padding.
+    #[inline]
     fn put_link_header(
         &mut self,
         buf: &mut P::Buf,
@@ -255,6 +253,17 @@ impl<P: Port> Worker<P> {
         out: usize,
     ) -> Result<(), crate::port::BufFull> {
         let interface = &self.config.interfaces[out];
+        // Nearly always: untagged before and after, and nothing behind the packet.
+        if interface.vlan.is_none() && usize::from(p.l3) == ethernet::HEADER_LEN {
+            let mac = self.ports[interface.port].mac;
+            if buf.data().len() != usize::from(p.end) {
+                buf.set_len(usize::from(p.end))?;
+            }
+            if let Some(header) = buf.data_mut().first_chunk_mut::<{ ethernet::HEADER_LEN }>() {
+                header[6..12].copy_from_slice(&mac.0);
+            }
+            return Ok(());
+        }
         let had = usize::from(p.l3);
         let has = ethernet::HEADER_LEN + interface.vlan.map_or(0, |_| ethernet::TAG_LEN);
         buf.set_len(usize::from(p.end))?;

@@ -287,7 +287,7 @@ impl<P: Port> Worker<P> {
     }
 
     /// Gives a packet of a diverted flow to the agent; an agent whose ring is full misses it.
-    pub(crate) fn divert(&mut self, packet: Packet<P::Buf>, key: FlowKey) {
+    pub(crate) fn divert(&mut self, packet: Packet<'_, P::Buf>, key: FlowKey) {
         let port = self.config.interfaces[usize::from(packet.interface)].port;
         let notice = Notice::Packet {
             key,
@@ -315,7 +315,7 @@ impl<P: Port> Worker<P> {
         }
         let packet = Packet {
             buf,
-            p,
+            p: &p,
             interface,
             dir,
             about,

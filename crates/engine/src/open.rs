@@ -22,11 +22,11 @@ impl<P: Port> Worker<P> {
     pub(crate) fn open(
         &mut self,
         key: &FlowKey,
-        packet: Packet<P::Buf>,
+        packet: Packet<'_, P::Buf>,
         tombstone: Option<FlowId>,
     ) {
         let p = packet.p;
-        if let Err(reason) = self.may_open(&p) {
+        if let Err(reason) = self.may_open(p) {
             return self.counters.count(reason);
         }
         if self.opens_blocked(&p.src, &p.dst) {
@@ -59,7 +59,7 @@ impl<P: Port> Worker<P> {
             icmp_code: p.icmp.code,
             identity: self.identity(&p.src),
         };
-        let expected = self.expect(&p, (zone_from, zone_to));
+        let expected = self.expect(p, (zone_from, zone_to));
         let decision = match &expected {
             Some(expected) => expected.decision,
             None => self.policy.value().classifier.classify(&query),
@@ -151,12 +151,12 @@ impl<P: Port> Worker<P> {
     fn insert(
         &mut self,
         key: &FlowKey,
-        packet: &Packet<P::Buf>,
+        packet: &Packet<'_, P::Buf>,
         tombstone: Option<FlowId>,
         decision: &Decision,
         (zone_from, zone_to): (u8, u8),
     ) -> Option<FlowId> {
-        let p = &packet.p;
+        let p = packet.p;
         let (tcp, progress) = match p.proto {
             PROTO_TCP => tcp::open(&p.tcp, packet.dir),
             _ => (Default::default(), Progress::seen(packet.dir)),

@@ -2,19 +2,22 @@
 
 use arrayvec::ArrayVec;
 use flowtable::FlowId;
+use hashbrown::HashSet;
 use membership::Distribution;
 use state::{Dir, FlowKey, Slot, slot_of, worker_of};
-use wire::{Fragment, Mac, Net, Parsed, icmpv4, icmpv6, ip};
+use wire::{Addr, Fragment, Mac, Net, Parsed, addr_from_ip, icmpv4, icmpv6, ip};
 
+use crate::config::Interface;
 use crate::counters::Counter;
 use crate::port::{BURST_MAX, Burst, PacketBuf, Port};
 use crate::worker::{Cross, Worker};
 
-/// A packet that belongs to a flow, or would.
+/// A packet that belongs to a flow, or would. What was read of it stays where it was written: moving it along
+/// would cost more than reading it did.
 #[derive(Debug)]
-pub(crate) struct Packet<B> {
+pub(crate) struct Packet<'p, B> {
     pub(crate) buf: B,
-    pub(crate) p: Parsed,
+    pub(crate) p: &'p Parsed,
     pub(crate) interface: u8,
     pub(crate) dir: Dir,
     /// An ICMP error about the flow instead of a packet of it; `dir` is then that of the packet
@@ -23,24 +26,55 @@ pub(crate) struct Packet<B> {
 }
 
 /// What is left of a frame after tier 1.
-enum Sorted<B> {
+enum Sorted<'p, B> {
     /// Done with: dropped, answered, or handed over.
     Gone,
     /// Of a flow.
-    Flow(FlowKey, Packet<B>),
+    Flow(FlowKey, Packet<'p, B>),
+}
+
+/// Where a burst's frames are read into, one place each; allocated once.
+pub(crate) type ParsedBurst = Box<[Parsed; BURST_MAX]>;
+
+/// The gateway's own addresses.
+#[derive(Debug)]
+pub(crate) struct OwnAddresses {
+    all: HashSet<Addr>,
+    /// A bit for the last octet of each: most packets need not look further.
+    last: [u64; 4],
+}
+
+impl OwnAddresses {
+    pub(crate) fn new(interfaces: &[Interface]) -> Self {
+        let addresses = interfaces.iter().flat_map(|i| &i.addresses);
+        let all: HashSet<Addr> = addresses.map(|net| addr_from_ip(net.addr())).collect();
+        let mut last = [0; 4];
+        for address in &all {
+            last[usize::from(address[15] >> 6)] |= 1 << (address[15] & 63);
+        }
+        Self { all, last }
+    }
+
+    #[inline]
+    pub(crate) fn contains(&self, address: &Addr) -> bool {
+        let octet = address[15];
+        self.last[usize::from(octet >> 6)] >> (octet & 63) & 1 != 0 && self.all.contains(address)
+    }
 }
 
 impl<P: Port> Worker<P> {
     /// Takes a burst that arrived on a port, or that another worker handed over.
-    pub(crate) fn receive(&mut self, port: usize, burst: Burst<P::Buf>, crossed: bool) {
+    pub(crate) fn receive(&mut self, port: usize, burst: &mut Burst<P::Buf>, crossed: bool) {
+        let mut parsed = self.parsed.take().expect("one burst at a time");
         let mut keys = ArrayVec::<FlowKey, BURST_MAX>::new();
-        let mut packets = ArrayVec::<Packet<P::Buf>, BURST_MAX>::new();
-        for buf in burst {
-            if !crossed {
-                self.counters.count(Counter::RxPackets);
-                self.counters.add(Counter::RxBytes, buf.data().len() as u64);
-            }
-            match self.sort(port, buf, crossed) {
+        let mut packets = ArrayVec::<Packet<'_, P::Buf>, BURST_MAX>::new();
+        if !crossed {
+            let octets = burst.iter().map(|b| b.data().len() as u64).sum();
+            self.counters.add(Counter::RxPackets, burst.len() as u64);
+            self.counters.add(Counter::RxBytes, octets);
+        }
+        for (buf, p) in burst.drain(..).zip(parsed.iter_mut()) {
+            match self.sort(port, buf, p, crossed) {
                 Sorted::Gone => {}
                 Sorted::Flow(key, packet) => {
                     keys.push(key);
@@ -50,20 +84,20 @@ impl<P: Port> Worker<P> {
         }
         let mut ids = [None; BURST_MAX];
         self.table.lookup_burst(&keys, &mut ids);
+        let changes = self.table.changes();
         for ((packet, key), id) in packets.into_iter().zip(&keys).zip(ids) {
+            // An earlier packet of the burst may have opened the flow, ended it, or given its place to another.
+            let id = match self.table.changes() == changes {
+                true => id,
+                false => self.table.lookup(key),
+            };
             self.handle(key, packet, id);
         }
+        self.parsed = Some(parsed);
     }
 
-    fn handle(&mut self, key: &FlowKey, packet: Packet<P::Buf>, id: Option<FlowId>) {
-        // An earlier packet of the burst may have opened the flow, ended it, or given its place to another.
-        let id = match id {
-            Some(id) if self.table.entry(id).record.key == *key => self
-                .table
-                .at(id.index())
-                .filter(|found| self.table.entry(*found).record.key == *key),
-            _ => self.table.lookup(key),
-        };
+    #[inline]
+    fn handle(&mut self, key: &FlowKey, packet: Packet<'_, P::Buf>, id: Option<FlowId>) {
         let lives = id.is_some_and(|id| self.table.entry(id).is_alive());
         if !lives && self.is_foreign(slot_of(key)) {
             return self.ask(key, packet);
@@ -75,7 +109,7 @@ impl<P: Port> Worker<P> {
     pub(crate) fn handle_known(
         &mut self,
         key: &FlowKey,
-        packet: Packet<P::Buf>,
+        packet: Packet<'_, P::Buf>,
         id: Option<FlowId>,
     ) {
         let known = id.filter(|id| self.table.entry(*id).is_alive());
@@ -87,17 +121,24 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    fn drop_for(&mut self, reason: Counter) -> Sorted<P::Buf> {
+    fn drop_for(&mut self, reason: Counter) -> Sorted<'static, P::Buf> {
         self.counters.count(reason);
         Sorted::Gone
     }
 
-    fn sort(&mut self, port: usize, buf: P::Buf, crossed: bool) -> Sorted<P::Buf> {
-        let mut p = Parsed::EMPTY;
-        if let Err(reason) = wire::parse_into(buf.data(), &mut p) {
+    #[inline]
+    fn sort<'p>(
+        &mut self,
+        port: usize,
+        buf: P::Buf,
+        p: &'p mut Parsed,
+        crossed: bool,
+    ) -> Sorted<'p, P::Buf> {
+        if let Err(reason) = wire::parse_into(buf.data(), p) {
             self.counters.malformed(reason);
             return Sorted::Gone;
         }
+        let p = &*p;
         let Some(interface) = self.interface(port, p.vlan) else {
             return self.drop_for(Counter::DropVlan);
         };
@@ -108,7 +149,7 @@ impl<P: Port> Worker<P> {
         }
         match p.net {
             Net::Arp => {
-                self.take_arp(interface, &buf, &p);
+                self.take_arp(interface, &buf, p);
                 return Sorted::Gone;
             }
             Net::Other(_) => return self.drop_for(Counter::DropEtherType),
@@ -117,17 +158,17 @@ impl<P: Port> Worker<P> {
         if p.proto == ip::ICMPV6
             && (icmpv6::ROUTER_SOLICITATION..=icmpv6::REDIRECT).contains(&p.icmp.kind)
         {
-            self.take_ndp(interface, &buf, &p);
+            self.take_ndp(interface, &buf, p);
             return Sorted::Gone;
         }
         // Frames to groups other than the cluster's are not for routing, whatever is inside.
-        if !to_us || is_group(&p) {
+        if !to_us || is_group(p) {
             return self.drop_for(Counter::DropMulticast);
         }
         if p.fragment != Fragment::None {
             return self.drop_for(Counter::DropFragment);
         }
-        let Some((key, dir, about)) = flow_key(&p) else {
+        let Some((key, dir, about)) = flow_key(p) else {
             return self.drop_for(Counter::DropIcmpUntracked);
         };
         let slot = match buf.rss_hash() {
@@ -148,11 +189,11 @@ impl<P: Port> Worker<P> {
                 return self.cross(owner, port, buf);
             }
         }
-        if self.config.verify_checksums && !wire::verify_l4(buf.data(), &p) {
+        if self.config.verify_checksums && !wire::verify_l4(buf.data(), p) {
             return self.drop_for(Counter::DropChecksum);
         }
         if local {
-            self.take_local(interface, buf, &p);
+            self.take_local(interface, buf, p);
             return Sorted::Gone;
         }
         Sorted::Flow(
@@ -167,7 +208,7 @@ impl<P: Port> Worker<P> {
         )
     }
 
-    fn cross(&mut self, worker: usize, port: usize, buf: P::Buf) -> Sorted<P::Buf> {
+    fn cross(&mut self, worker: usize, port: usize, buf: P::Buf) -> Sorted<'static, P::Buf> {
         let ring = self.links.cross_to.get_mut(worker).and_then(Option::as_mut);
         match ring.map(|ring| ring.push(Cross::Packet(port, buf))) {
             Some(Ok(())) => self.counters.count(Counter::Crossed),

@@ -71,6 +71,57 @@ pub(crate) fn track(
     seg: &wire::Tcp,
     context: Context,
 ) -> Outcome {
+    if goes_on(record, dir, seg, context) {
+        return Outcome::Pass;
+    }
+    track_any(record, dir, seg, context)
+}
+
+/// Nearly every segment: an acknowledgement, with or without data, in the middle of an established connection and
+/// inside of the windows. Says whether it is one, and has noted it then; if not, nothing has changed.
+#[inline(always)]
+fn goes_on(record: &mut FlowRecord, dir: Dir, seg: &wire::Tcp, context: Context) -> bool {
+    let usual = seg.flags & (SYN | ACK | FIN | RST) == ACK
+        && record.progress == Progress::established()
+        && context.strict
+        && !context.sender_behind
+        && !context.receiver_behind;
+    if !usual {
+        return false;
+    }
+    let [a, b] = &mut record.tcp;
+    let (sender, receiver) = match dir {
+        Dir::AToB => (a, b),
+        Dir::BToA => (b, a),
+    };
+    let seq = unwrap_seq(seg.seq, sender.end);
+    let end = seq + u64::from(seg.payload_len);
+    let acked = unwrap_seq(seg.ack, receiver.end);
+    let scaled = sender.scale != 0 && receiver.scale != 0;
+    let shift = if scaled {
+        u32::from(sender.scale - 1)
+    } else {
+        0
+    };
+    let window = u32::from(seg.window) << shift;
+    let slack = ACK_WINDOW.max(u64::from(sender.window_max.max(window)));
+    let inside = sender.end != 0
+        && receiver.end != 0
+        && seq <= sender.end_max
+        && end + u64::from(receiver.window_max) >= sender.end
+        && acked <= receiver.end
+        && acked + slack >= receiver.end;
+    if !inside {
+        return false;
+    }
+    sender.end = sender.end.max(end);
+    sender.window_max = sender.window_max.max(window.max(1));
+    receiver.end_max = receiver.end_max.max(acked + u64::from(window.max(1)));
+    true
+}
+
+/// [`track`] for every segment.
+fn track_any(record: &mut FlowRecord, dir: Dir, seg: &wire::Tcp, context: Context) -> Outcome {
     let Class { origin, .. } = record.class;
     let phase = record.progress.tcp_phase();
     let (syn, ack) = (seg.flags & SYN != 0, seg.flags & ACK != 0);
@@ -228,4 +279,104 @@ fn scale_code(shift: u8) -> u8 {
 /// The sequence numbers that a segment takes.
 fn length(seg: &wire::Tcp) -> u32 {
     seg.payload_len + u32::from(seg.flags & SYN != 0) + u32::from(seg.flags & FIN != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use state::{FlowKey, Life, Mark, SyncMode, Verdict};
+
+    fn side() -> impl Strategy<Value = TcpSide> {
+        let end = prop_oneof![4 => SEQ_BASE..SEQ_BASE + 200_000, 1 => Just(0)];
+        (end, 0u64..100_000, 1u32..100_000, 0u8..16).prop_map(|(end, open, window_max, scale)| {
+            TcpSide {
+                end,
+                end_max: end + open,
+                window_max,
+                scale,
+            }
+        })
+    }
+
+    proptest! {
+        /// The shortcut takes no segment that the long way refuses, and notes what that notes.
+        #[test]
+        fn the_shortcut_does_what_the_long_way_does(
+            sides in [side(), side()],
+            progress in prop_oneof![3 => Just(Progress::established()), 1 => (0u16..1 << 12).prop_map(Progress)],
+            back: bool,
+            (seq, ack) in (0u32..200_000, 0u32..200_000),
+            flags in prop_oneof![3 => Just(ACK), 1 => any::<u8>()],
+            window: u16,
+            payload_len in 0u32..1460,
+            behind: (bool, bool),
+        ) {
+            let (key, origin) = FlowKey::new([1; 16], [2; 16], 1, 2, state::PROTO_TCP);
+            let record = FlowRecord {
+                key,
+                incarnation: 1,
+                class: Class { origin, sync: SyncMode::Ack, zone_from: 0, zone_to: 1 },
+                life: Life::Alive,
+                progress,
+                verdict: Verdict::default(),
+                mark: Mark::default(),
+                tcp: sides,
+                nat: None,
+            };
+            let dir = if back { origin.reverse() } else { origin };
+            let seg = wire::Tcp { seq, ack, window, flags, payload_len, window_scale: None, mss: None };
+            let context = Context { strict: true, sender_behind: behind.0, receiver_behind: behind.1 };
+            let (mut short, mut long) = (record, record);
+            if goes_on(&mut short, dir, &seg, context) {
+                prop_assert_eq!(track_any(&mut long, dir, &seg, context), Outcome::Pass);
+                prop_assert_eq!(short, long);
+            } else {
+                prop_assert_eq!(short, record, "nothing has changed");
+            }
+        }
+    }
+
+    #[test]
+    fn segments_of_an_established_connection_take_the_shortcut() {
+        let side = TcpSide {
+            end: SEQ_BASE + 100,
+            end_max: SEQ_BASE + 5_000,
+            window_max: 4_900,
+            scale: 0,
+        };
+        let (key, origin) = FlowKey::new([1; 16], [2; 16], 1, 2, state::PROTO_TCP);
+        let mut record = FlowRecord {
+            key,
+            incarnation: 1,
+            class: Class {
+                origin,
+                sync: SyncMode::Ack,
+                zone_from: 0,
+                zone_to: 1,
+            },
+            life: Life::Alive,
+            progress: Progress::established(),
+            verdict: Verdict::default(),
+            mark: Mark::default(),
+            tcp: [side; 2],
+            nat: None,
+        };
+        let seg = wire::Tcp {
+            seq: 100,
+            ack: 100,
+            window: 500,
+            flags: ACK,
+            payload_len: 9,
+            window_scale: None,
+            mss: None,
+        };
+        let context = Context {
+            strict: true,
+            sender_behind: false,
+            receiver_behind: false,
+        };
+        assert!(goes_on(&mut record, origin, &seg, context));
+        assert_eq!(record.tcp[origin.index()].end, SEQ_BASE + 109);
+    }
 }

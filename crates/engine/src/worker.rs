@@ -6,12 +6,11 @@ use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use flowtable::{FlowTable, Local};
-use hashbrown::HashSet;
 use membership::{Distribution, MemberState, View};
 use replication::{ToSync, ToWorker};
 use rtrb::{Consumer, Producer};
 use state::{FlowKey, FlowRecord, NodeSet, SLOTS, SlotSet};
-use wire::{Addr, Mac};
+use wire::{Addr, Mac, Parsed};
 
 use crate::ask::Asks;
 use crate::common::{Common, Used};
@@ -23,7 +22,8 @@ use crate::flush::Flush;
 use crate::hold::{HoldQueue, Out};
 use crate::hops::{Hops, Routes};
 use crate::instruct::{AgentLink, Awaited};
-use crate::port::{BURST_MAX, Burst, Port};
+use crate::port::{BURST_MAX, Burst, PacketBuf, Port};
+use crate::receive::{OwnAddresses, ParsedBurst};
 use crate::shared::{NodeShared, Policy, SnapshotReader, WorkerShared};
 use crate::sync::Jobs;
 
@@ -148,7 +148,9 @@ pub struct Worker<P: Port> {
     /// Expectations that were used up here and are not deleted yet.
     pub(crate) expectations_used: Used,
     /// The gateway's addresses on all interfaces.
-    pub(crate) own_addresses: HashSet<Addr>,
+    pub(crate) own_addresses: OwnAddresses,
+    /// Absent while a burst is being handled.
+    pub(crate) parsed: Option<ParsedBurst>,
     /// What of the view is asked per packet.
     pub(crate) ownership: Ownership,
     /// The last log number given.
@@ -294,14 +296,9 @@ impl<P: Port> Worker<P> {
             .collect();
         let (view, policy) = (node.view.reader(), node.policy.reader());
         let common = node.common.reader();
-        let own_addresses = config
-            .interfaces
-            .iter()
-            .flat_map(|i| &i.addresses)
-            .map(|net| wire::addr_from_ip(net.addr()))
-            .collect();
         let mut worker = Self {
-            own_addresses,
+            own_addresses: OwnAddresses::new(&config.interfaces),
+            parsed: Some(Box::new([Parsed::EMPTY; BURST_MAX])),
             table: FlowTable::with_capacity(config.capacity, config.seed),
             routes: Routes::new(&config.interfaces, &config.routes),
             hops: Hops::new(config.hops, &config.neighbours),
@@ -386,7 +383,7 @@ impl<P: Port> Worker<P> {
             work += self.ports[port].port.rx_burst(&mut burst);
             self.flush.received(port, burst.len(), self.config.burst);
             if !burst.is_empty() {
-                self.receive(port, burst, false);
+                self.receive(port, &mut burst, false);
             }
         }
         work += self.take_crossed();
@@ -531,7 +528,7 @@ impl<P: Port> Worker<P> {
         let mut work = 0;
         for other in 0..self.links.cross_from.len() {
             for port in 0..self.ports.len() {
-                let (burst, learned) = self.crossed_burst(other, port);
+                let (mut burst, learned) = self.crossed_burst(other, port);
                 for (interface, address, mac) in &learned {
                     let us = self.now.us;
                     if let Some(number) = self.hops.learn(*interface, *address, *mac, true, us) {
@@ -540,7 +537,7 @@ impl<P: Port> Worker<P> {
                 }
                 work += burst.len() + learned.len();
                 if !burst.is_empty() {
-                    self.receive(port, burst, true);
+                    self.receive(port, &mut burst, true);
                 }
             }
         }
@@ -621,17 +618,14 @@ impl<P: Port> Worker<P> {
         if side.out.is_empty() {
             return;
         }
-        let sizes: ArrayVec<u16, BURST_MAX> = side
-            .out
-            .iter()
-            .map(|b| crate::port::PacketBuf::data(b).len() as u16)
-            .collect();
+        let octets = |bufs: &Burst<P::Buf>| {
+            let sizes = bufs.iter().map(|b| PacketBuf::data(b).len() as u64);
+            sizes.sum::<u64>()
+        };
+        let all = octets(&side.out);
         let sent = side.port.tx_burst(&mut side.out);
         self.counters.add(Counter::TxPackets, sent as u64);
-        self.counters.add(
-            Counter::TxBytes,
-            sizes[..sent].iter().map(|s| u64::from(*s)).sum(),
-        );
+        self.counters.add(Counter::TxBytes, all - octets(&side.out));
     }
 
     /// Fills a page for the control socket, a part of the shard per turn.

@@ -1,9 +1,11 @@
 //! A place in the slab: the replicated record and what only this worker knows of the flow.
 
+use crate::prefetch::prefetch;
 use state::{Class, Dir, FlowKey, FlowRecord, Life, Mark, NodeSet, Progress, SyncMode, Verdict};
 
-/// One place of the slab.
+/// One place of the slab; its beginning is that of a cache line.
 #[derive(Clone, Debug)]
+#[repr(align(64))]
 pub struct Entry {
     /// What the cluster knows of the flow.
     pub record: FlowRecord,
@@ -211,6 +213,15 @@ impl Entry {
             handlers: NodeSet::EMPTY,
             occupancy: next.map_or(Occupancy::LAST, Occupancy),
         }
+    }
+
+    /// Asks for all of its cache lines.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self) {
+        prefetch(&self.record.key);
+        prefetch(&self.record.incarnation);
+        prefetch(&self.local.lsn);
+        prefetch(&self.local.flags);
     }
 
     pub(crate) fn is_occupied(&self) -> bool {

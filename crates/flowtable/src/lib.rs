@@ -2,18 +2,21 @@
 //! worker. Nothing here locks, and nothing allocates after construction.
 //!
 //! The table is full when its slab is: it refuses the next flow and keeps the others. The index
-//! never grows; see [`FlowTable::with_capacity`].
-#![forbid(unsafe_code)]
+//! never grows and is never cleaned up: a removal leaves nothing behind.
+#![deny(unsafe_code)]
 
 mod entry;
+mod index;
+mod prefetch;
 
 pub use entry::{Entry, Local, LocalFlags};
 
 use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
 use state::{FlowKey, FlowRecord};
+
+use crate::index::Index;
 
 /// The most flows that one shard holds.
 pub const CAPACITY_MAX: usize = 1 << 28;
@@ -43,22 +46,19 @@ pub enum InsertError {
 /// One worker's shard of the flow table.
 #[derive(Debug)]
 pub struct FlowTable {
-    index: HashTable<u32>,
+    index: Index,
     slab: Box<[Entry]>,
     /// First of the vacant entries, which are linked through [`Entry::vacant_next`].
     vacant: Option<u32>,
     len: usize,
+    changes: u64,
     hasher: FixedState,
-    buckets: usize,
 }
 
 impl FlowTable {
     /// A shard for `capacity` flows, all memory touched.
     ///
-    /// The index gets at least twice as many places as there are flows: hashbrown doubles its
-    /// index only when more than half of its places are live, and cleans up in place otherwise, so
-    /// that the number of buckets stays as it is. `seed` must be random: with a known one an attacker
-    /// can choose keys that collide.
+    /// `seed` must be random: with a known one an attacker can choose keys that collide.
     ///
     /// # Panics
     /// If `capacity` is 0 or above [`CAPACITY_MAX`].
@@ -71,15 +71,13 @@ impl FlowTable {
         let slab = (0..=last)
             .map(|i| Entry::vacant((i < last).then_some(i + 1)))
             .collect::<Box<[_]>>();
-        let index = HashTable::with_capacity(capacity * 2);
-        let buckets = index.num_buckets();
         Self {
-            index,
+            index: Index::with_capacity(capacity),
             slab,
             vacant: Some(0),
             len: 0,
+            changes: 0,
             hasher: FixedState::with_seed(seed),
-            buckets,
         }
     }
 
@@ -93,6 +91,12 @@ impl FlowTable {
         self.len == 0
     }
 
+    /// How many insertions and removals there were. As long as this stays, so does what lookups found.
+    #[inline]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// How many flows it can hold.
     pub fn capacity(&self) -> usize {
         self.slab.len()
@@ -104,9 +108,9 @@ impl FlowTable {
         self.lookup_hashed(key, self.hash(key))
     }
 
-    /// The handles of a burst's flows, in order; `ids` gets as many as there are keys. The hashes are
-    /// computed first and each index probe is independent of the others, so that their cache
-    /// misses overlap.
+    /// The handles of a burst's flows, in order; `ids` gets as many as there are keys. Three passes, each of
+    /// which asks for the memory that the next one reads, so that cache misses overlap: the buckets of the
+    /// index, the entries, and the rest of the entries for whoever handles the packets.
     ///
     /// # Panics
     /// If `ids` is shorter than `keys`, or `keys` longer than [`BURST_MAX`].
@@ -116,10 +120,20 @@ impl FlowTable {
         let hashes = &mut hashes[..keys.len()];
         for (hash, key) in hashes.iter_mut().zip(keys) {
             *hash = self.hash(key);
+            self.index.prefetch(*hash);
         }
         let ids = &mut ids[..keys.len()];
+        for (id, hash) in ids.iter_mut().zip(&*hashes) {
+            *id = self.index.likely(*hash).map(FlowId);
+            if let Some(id) = id {
+                self.slab[id.index()].prefetch();
+            }
+        }
         for ((id, key), hash) in ids.iter_mut().zip(keys).zip(hashes) {
-            *id = self.lookup_hashed(key, *hash);
+            // Rarely another flow has the same tag, or this one lies further on.
+            if id.is_none_or(|id| !self.slab[id.index()].record.key.is(key)) {
+                *id = self.lookup_hashed(key, *hash);
+            }
         }
     }
 
@@ -138,16 +152,9 @@ impl FlowTable {
         let entry = &mut self.slab[at as usize];
         self.vacant = entry.vacant_next();
         *entry = Entry::occupied(record, local);
-        let (slab, hasher) = (&self.slab, &self.hasher);
-        self.index.insert_unique(hash, at, |i| {
-            hash_key(hasher, &slab[*i as usize].record.key)
-        });
+        self.index.insert(hash, at);
         self.len += 1;
-        debug_assert_eq!(
-            self.index.num_buckets(),
-            self.buckets,
-            "the index must never grow"
-        );
+        self.changes += 1;
         Ok(FlowId(at))
     }
 
@@ -159,11 +166,11 @@ impl FlowTable {
         let entry = &mut self.slab[id.index()];
         assert!(entry.is_occupied(), "the handle is not of an entry");
         let hash = hash_key(&self.hasher, &entry.record.key);
-        let found = self.index.find_entry(hash, |i| *i == id.0);
-        found.expect("an occupied entry is in the index").remove();
+        self.index.remove(hash, id.0);
         *entry = Entry::vacant(self.vacant);
         self.vacant = Some(id.0);
         self.len -= 1;
+        self.changes += 1;
     }
 
     /// The entry of a handle.
@@ -204,8 +211,8 @@ impl FlowTable {
     fn lookup_hashed(&self, key: &FlowKey, hash: u64) -> Option<FlowId> {
         let slab = &self.slab;
         self.index
-            .find(hash, |i| slab[*i as usize].record.key == *key)
-            .map(|i| FlowId(*i))
+            .find(hash, |i| slab[i as usize].record.key.is(key))
+            .map(FlowId)
     }
 }
 

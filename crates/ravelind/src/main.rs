@@ -27,6 +27,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
+/// Flow tables want huge pages.
+#[global_allocator]
+static ALLOCATOR: hugealloc::HugeAlloc = hugealloc::HugeAlloc;
+
 /// A node of a Ravelin cluster: filters, tracks and forwards packets, and keeps copies of its
 /// flows on other nodes.
 #[derive(Debug, Parser)]

@@ -119,6 +119,11 @@ impl Progress {
         Self(Self::EXPECTED)
     }
 
+    /// All that is seen of a connection between its opening and its first FIN.
+    pub const fn established() -> Self {
+        Self((Self::SEEN | Self::SYN | Self::SYN_ACKED) * Self::BOTH)
+    }
+
     /// Whether every bit of `other` is set.
     #[inline]
     pub const fn contains(self, other: Self) -> bool {

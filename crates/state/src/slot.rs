@@ -1,7 +1,7 @@
 //! Slots: the parts of the flow space that views assign to nodes, and the symmetric
 //! receive-side-scaling hash from which they follow.
 
-use crate::key::{FlowKey, PROTO_TCP, PROTO_UDP, is_v4_mapped};
+use crate::key::{FlowKey, PROTO_TCP, PROTO_UDP};
 
 /// How many slots the flow space has.
 pub const SLOTS: usize = 1024;
@@ -76,14 +76,12 @@ pub const fn worker_of(slot: Slot, workers: usize) -> usize {
 pub fn rss(key: &FlowKey) -> u32 {
     let (a, a_port) = key.source(crate::Dir::AToB);
     let (b, b_port) = key.destination(crate::Dir::AToB);
-    let mut folded = u128::from_be_bytes(a) ^ u128::from_be_bytes(b);
-    if is_v4_mapped(&a) && is_v4_mapped(&b) {
-        // A card hashes the 4-byte addresses. The mapped prefixes are equal and cancel out.
-        folded &= 0xffff_ffff;
-    }
+    // Of IPv4 a card hashes the 4-byte addresses: the mapped prefixes are equal and cancel out.
+    let folded = u128::from_ne_bytes(a) ^ u128::from_ne_bytes(b);
     let folded = (folded >> 64) as u64 ^ folded as u64;
     let folded = (folded >> 32) as u32 ^ folded as u32;
-    let mut word = (folded >> 16) as u16 ^ folded as u16;
+    // 16-bit words may be added in memory's order as well, and only the sum is put in order.
+    let mut word = u16::from_be((folded >> 16) as u16 ^ folded as u16);
     if key.proto() == PROTO_TCP || key.proto() == PROTO_UDP {
         word ^= a_port ^ b_port;
     }

@@ -1,7 +1,7 @@
 //! The Internet checksum (RFC 1071), its pseudo headers, and its incremental update (RFC 1624).
 //!
 //! The ones' complement sum does not depend on byte order (RFC 1071, 2B): words are added as
-//! they lie in memory, 32 bits at a time into 64, and only the result is put in order.
+//! they lie in memory, 64 bits at a time, and only the result is put in order.
 
 /// A partial ones' complement sum. Parts may be added in any order; each part but the last must
 /// be of even length.
@@ -9,10 +9,16 @@
 pub struct Sum(u64);
 
 impl Sum {
-    /// The sum of `data`, at most 65535 octets (above 16 GiB it would overflow).
+    /// The sum of `data`.
     #[inline]
     pub fn of(data: &[u8]) -> Sum {
         Sum::default().add(data)
+    }
+
+    /// The sum of 32-bit words as they lie in memory, which somebody has added up already.
+    #[inline]
+    pub(crate) const fn of_u32s(total: u64) -> Sum {
+        Sum(total)
     }
 
     /// Adds octets; a missing last one counts as 0.
@@ -20,30 +26,45 @@ impl Sum {
     #[must_use]
     #[expect(clippy::should_implement_trait, reason = "adds octets, not sums")]
     pub fn add(self, data: &[u8]) -> Sum {
-        let (words, tail) = data.as_chunks::<4>();
-        let mut sum = words.iter().fold(self.0, |sum, word| {
-            sum + u64::from(u32::from_ne_bytes(*word))
-        });
-        let mut last = [0; 4];
-        for (to, from) in last.iter_mut().zip(tail) {
-            *to = *from;
+        let (words, tail) = data.as_chunks::<8>();
+        let mut sum = words
+            .iter()
+            .fold(self, |sum, word| sum.carry(u64::from_ne_bytes(*word)));
+        let mut tail = tail;
+        if let Some((word, rest)) = tail.split_first_chunk() {
+            sum = sum.carry(u64::from(u32::from_ne_bytes(*word)));
+            tail = rest;
         }
-        sum += u64::from(u32::from_ne_bytes(last));
-        Sum(sum)
+        if let Some((word, rest)) = tail.split_first_chunk() {
+            sum = sum.carry(u64::from(u16::from_ne_bytes(*word)));
+            tail = rest;
+        }
+        match tail {
+            [last, ..] => sum.carry(u64::from(u16::from_ne_bytes([*last, 0]))),
+            [] => sum,
+        }
+    }
+
+    /// With end-around carry, so that it never overflows: 64-bit words are four words of 16 bits, and 2^64 is 1 as
+    /// 2^16 is (RFC 1071, 2C).
+    #[inline(always)]
+    const fn carry(self, words: u64) -> Sum {
+        let (sum, carry) = self.0.overflowing_add(words);
+        Sum(sum + carry as u64)
     }
 
     /// Adds a 16-bit field.
     #[inline]
     #[must_use]
     pub const fn add_u16(self, field: u16) -> Sum {
-        Sum(self.0 + field.to_be() as u64)
+        self.carry(field.to_be() as u64)
     }
 
     /// Adds a 32-bit field.
     #[inline]
     #[must_use]
     pub const fn add_u32(self, field: u32) -> Sum {
-        Sum(self.0 + field.to_be() as u64)
+        self.carry(field.to_be() as u64)
     }
 
     /// The pseudo header of TCP and UDP over IPv4 (RFC 9293, 3.1; RFC 768).
