@@ -111,7 +111,7 @@ struct Rig {
     pool: Pool,
     /// How many buffers the pool has while no packet is under way.
     buffers: usize,
-    /// The time of the last turn, and the worker's clock then, in microseconds.
+    /// The time of the last turn, and the worker's clock then, in nanoseconds.
     last: (Instant, u64),
 }
 
@@ -149,7 +149,7 @@ impl Rig {
             from_worker,
             pool,
             buffers: BUFFERS,
-            last: (Instant::now(), 1_000_000),
+            last: (Instant::now(), 1_000_000_000),
         };
         for (port, mac, host, gateway) in HOSTS {
             let request = wire::arp::Repr {
@@ -213,9 +213,11 @@ impl Rig {
     fn turn(&mut self) {
         // From one second on, and by the real clock, so that housekeeping takes its share; but without the pauses
         // between measurements, after which a worker would distrust its flows.
-        let (last, us) = self.last;
-        let us = us + last.elapsed().as_micros().min(1_000) as u64;
-        self.last = (Instant::now(), us);
+        let (last, ns) = self.last;
+        let now = Instant::now();
+        let ns = ns + (now - last).as_nanos().min(1_000_000) as u64;
+        self.last = (now, ns);
+        let us = ns / 1_000;
         self.worker.poll(Now {
             us,
             unix_ms: 1_700_000_000_000 + us / 1_000,
