@@ -1,21 +1,35 @@
 //! A place in the slab: the replicated record and what only this worker knows of the flow.
 
+use std::mem::offset_of;
+
 use crate::prefetch::prefetch;
 use state::{Class, Dir, FlowKey, FlowRecord, Life, Mark, NodeSet, Progress, SyncMode, Verdict};
 
-/// One place of the slab; its beginning is that of a cache line.
+/// One place of the slab: four cache lines, of which the first is cold. What the packets of a known flow read and
+/// write fills the other three.
 #[derive(Clone, Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub struct Entry {
+    occupancy: Occupancy,
+    /// Nodes that have asked for the flow or told of it without owning its slot: they handle it too.
+    /// Empty where the owner of a slot alone handles its flows.
+    pub handlers: NodeSet,
     /// What the cluster knows of the flow.
     pub record: FlowRecord,
     /// What this worker knows of it.
     pub local: Local,
-    /// Nodes that have asked for the flow or told of it without owning its slot: they handle it too.
-    /// Empty where the owner of a slot alone handles its flows.
-    pub handlers: NodeSet,
-    occupancy: Occupancy,
 }
+
+const _: () = {
+    assert!(
+        size_of::<Entry>() == 256,
+        "a fifth cache line would cost every packet of a cold flow"
+    );
+    assert!(
+        offset_of!(Entry, record) + offset_of!(FlowRecord, key) == 64,
+        "what packets need begins with the second line"
+    );
+};
 
 /// Whether a place is occupied, or else the next vacant one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,23 +45,15 @@ const _: () = assert!(
     "places must differ from the two marks"
 );
 
-/// What only this worker knows of a flow. Times are in seconds of the worker's own clock.
+/// What only this worker knows of a flow. Times are in seconds of the worker's own clock. What every packet needs
+/// comes first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
 pub struct Local {
-    /// The log number of the last change that was handed to the sync core; 0 for none.
-    pub lsn: u64,
     /// The log number that must be acknowledged before packets of the flow may leave; 0 for none.
     pub hold_lsn: u64,
-    /// Packets by direction relative to the key.
-    pub packets: [u64; 2],
-    /// Bytes of IP packets by direction relative to the key.
-    pub bytes: [u64; 2],
-    /// When the flow was opened here or its first copy arrived.
-    pub created_s: u32,
     /// When its last packet was seen, here or by whom the copy came from.
     pub seen_s: u32,
-    /// When it was last handed to the sync core.
-    pub replicated_s: u32,
     /// When a flow whose replication is delayed is to be replicated; 0 when that is not pending.
     pub replicate_at_s: u32,
     /// When the first packet was handled here of a flow that came as a copy; 0 for never.
@@ -59,14 +65,24 @@ pub struct Local {
     /// The low bits of the worker's epoch of the common state at which the flow was judged; 0 for
     /// never here.
     pub common_epoch: u16,
-    /// What the entry adds to the digest of its slot: that of its record as it was last handed to
-    /// the sync core or merged; 0 for nothing.
-    pub digest: u32,
+    /// Packets by direction relative to the key.
+    pub packets: [u64; 2],
+    /// Bytes of IP packets by direction relative to the key.
+    pub bytes: [u64; 2],
+    /// See [`LocalFlags`].
+    pub flags: LocalFlags,
     /// The low bits of the worker's own count when the slot's owner, another node, last told of this
     /// incarnation of the flow; 0 for never.
     pub told: u16,
-    /// See [`LocalFlags`].
-    pub flags: LocalFlags,
+    /// What the entry adds to the digest of its slot: that of its record as it was last handed to
+    /// the sync core or merged; 0 for nothing.
+    pub digest: u32,
+    /// The log number of the last change that was handed to the sync core; 0 for none.
+    pub lsn: u64,
+    /// When the flow was opened here or its first copy arrived.
+    pub created_s: u32,
+    /// When it was last handed to the sync core.
+    pub replicated_s: u32,
 }
 
 /// Facts about a flow, one bit each.
@@ -173,11 +189,6 @@ impl LocalFlags {
     }
 }
 
-const _: () = assert!(
-    size_of::<Entry>() <= 256,
-    "an entry is four cache lines: a fifth would cost every packet of a cold flow"
-);
-
 impl Entry {
     pub(crate) fn occupied(record: FlowRecord, local: Local) -> Self {
         Self {
@@ -215,13 +226,12 @@ impl Entry {
         }
     }
 
-    /// Asks for all of its cache lines.
+    /// Asks for the cache lines that a packet of the flow needs.
     #[inline(always)]
     pub(crate) fn prefetch(&self) {
         prefetch(&self.record.key);
-        prefetch(&self.record.incarnation);
-        prefetch(&self.local.lsn);
-        prefetch(&self.local.flags);
+        prefetch(&self.record.tcp[1]);
+        prefetch(&self.local.packets[1]);
     }
 
     pub(crate) fn is_occupied(&self) -> bool {

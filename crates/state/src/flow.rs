@@ -167,13 +167,21 @@ impl Progress {
 /// What a cluster knows of one flow: a join-semilattice under [`FlowRecord::merge`].
 ///
 /// What moves with every packet and needs no merging (counters, last-seen) is not part of it.
+///
+/// In memory what every packet needs is at the end and together: a flow table puts it into as few cache lines as
+/// it fits in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
 pub struct FlowRecord {
-    /// The canonical key.
-    pub key: FlowKey,
+    /// Its translation, if it has one.
+    pub nat: Option<Nat>,
+    /// Its mark.
+    pub mark: Mark,
     /// Tells successive flows of one key apart; the later has the greater. Hybrid of the opening
     /// node's wall clock and identity, and always greater than that of a known predecessor.
     pub incarnation: u64,
+    /// The canonical key.
+    pub key: FlowKey,
     /// What was decided at its opening.
     pub class: Class,
     /// Whether it lives.
@@ -182,12 +190,8 @@ pub struct FlowRecord {
     pub progress: Progress,
     /// The rule that lets it pass.
     pub verdict: Verdict,
-    /// Its mark.
-    pub mark: Mark,
     /// For TCP, the sequence spaces by the sender's [`Dir`]; zero for other protocols.
     pub tcp: [TcpSide; 2],
-    /// Its translation, if it has one.
-    pub nat: Option<Nat>,
 }
 
 impl FlowRecord {
