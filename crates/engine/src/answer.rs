@@ -89,7 +89,7 @@ impl<P: Port> Worker<P> {
     /// Answers a packet with an ICMP error, if that is allowed and the rate limit lets it.
     #[cold]
     pub(crate) fn answer_error(&mut self, packet: &Packet<'_, P::Buf>, error: IcmpError) {
-        if !reply::may_answer_with_error(&packet.p) || !self.take_icmp_token() {
+        if !reply::may_answer_with_error(packet.p) || !self.take_icmp_token() {
             return;
         }
         let v4 = addr_to_v4(&packet.p.src).is_some();
@@ -102,7 +102,7 @@ impl<P: Port> Worker<P> {
         };
         let from = self.sender(packet.interface);
         let frame = packet.buf.data();
-        let written = reply::icmp_error(&mut *self.scratch, &from, &own, frame, &packet.p, error);
+        let written = reply::icmp_error(&mut *self.scratch, &from, &own, frame, packet.p, error);
         self.originate(packet.interface, written, Counter::IcmpErrorsSent);
     }
 
@@ -113,7 +113,7 @@ impl<P: Port> Worker<P> {
             return;
         }
         let from = self.sender(packet.interface);
-        let written = reply::tcp_reset(&mut *self.scratch, &from, &packet.p);
+        let written = reply::tcp_reset(&mut *self.scratch, &from, packet.p);
         self.originate(packet.interface, written, Counter::TcpResetsSent);
     }
 
