@@ -294,8 +294,8 @@ struct Progress {
     complete: usize,
 }
 
-/// A snapshot that has not moved for so long starts over with what is not acknowledged: a worker may have
-/// had no room for a scan. Far above what a pause or a slow scan takes.
+/// A snapshot that has not moved for so long, with nothing in flight, starts over with what is not acknowledged: a worker
+/// may have had no room for a scan. Far above what a pause or a slow scan takes.
 const STANDSTILL_US: u64 = 30_000_000;
 
 #[derive(Default)]
@@ -383,7 +383,7 @@ impl Snapshot {
     }
 
     /// Starts over if nothing has moved for too long.
-    fn watch(&mut self, wire: &mut Wire, shared: &mut Shared) {
+    fn watch(&mut self, wire: &Wire, shared: &mut Shared) {
         let chunk = self.chunk.as_ref();
         let scans = |chunk: &Chunk| chunk.done.iter().filter(|done| **done).count();
         let now = Progress {
@@ -396,12 +396,10 @@ impl Snapshot {
         };
         if self.progress.0 != now {
             self.progress = (now, shared.now_us);
-        } else if shared.now_us >= self.progress.1 + STANDSTILL_US {
+        } else if now.flying == 0 && shared.now_us >= self.progress.1 + STANDSTILL_US {
+            // What is in flight is left to the transport: sent again it would fill the peer's window twice.
             shared.counters.snapshots_restarted += 1;
             self.rewind(shared);
-            // Of what was in flight no word came. Should it be there after all, and fill the peer's window,
-            // the peer closes the connection, and everything resumes on the next.
-            wire.snapshots.iter_mut().for_each(Flight::clear);
         }
     }
 
