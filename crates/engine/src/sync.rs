@@ -187,7 +187,11 @@ impl<P: Port> Worker<P> {
         let other_incarnation = entry.record.incarnation != record.incarnation;
         let changed = entry.record.merge(record);
         if changed {
-            if !owned || other_incarnation {
+            if other_incarnation {
+                // Nor does it wait for the time at which the old one was to be told of.
+                entry.local.flags = entry.local.flags.replaced();
+                entry.local.replicate_at_s = 0;
+            } else if !owned {
                 entry.local.flags = entry.local.flags.replicated();
             }
             if was_alive && !entry.is_alive() {

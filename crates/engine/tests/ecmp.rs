@@ -16,7 +16,7 @@ use membership::{Member, MemberState, View};
 use replication::{Options, Output, Replicator};
 use state::{FlowKey, FlowRecord, Life, NODES_MAX, NodeId, NodeSet, SLOTS, TcpPhase, v4_mapped};
 use wire::build;
-use wire::tcp::{ACK, FIN, PSH, SYN};
+use wire::tcp::{ACK, FIN, PSH, RST, SYN};
 
 const C: &str = "10.1.0.10:40000";
 const S: &str = "10.2.0.10:80";
@@ -381,6 +381,40 @@ fn the_connection_goes_on_when_either_handler_or_the_owner_dies() {
             assert_eq!(record.tcp_phase(), Some(TcpPhase::FinWait));
         }
     }
+}
+
+/// Node 1 has handled a connection that is over. The next one with its ports begins in node 0, which tells
+/// node 1 before the owner hears of it: sent again through node 1 its SYN must not slip out there.
+#[test]
+fn a_handler_of_an_earlier_connection_is_none_of_the_next() {
+    let mut cluster = Cluster::new(2, hold());
+    let view = owned_by(3, 2, &[0, 1], NodeSet::EMPTY);
+    cluster.publish(view);
+    cluster.run(40);
+    cluster.connect();
+    let reset = tcp(C, S, RST | ACK, 101, 501, &[]);
+    assert_eq!(cluster.through(1, INSIDE, reset), 1);
+    assert_eq!(cluster.agreed().tcp_phase(), Some(TcpPhase::Reset));
+    let earlier = cluster.agreed().incarnation;
+    for from in [0, 1] {
+        cluster.conns.get_mut(&(from, 2)).unwrap().stalled = true;
+    }
+    let again = || tcp(C, S, SYN, 9_000, 0, &[]);
+    assert_eq!(cluster.through(0, INSIDE, again()), 0);
+    let incarnation = |cluster: &Cluster, id| cluster.record(id, &web()).unwrap().incarnation;
+    assert!(incarnation(&cluster, 1) > earlier, "node 0 has told of it");
+    assert_eq!(incarnation(&cluster, 2), earlier);
+    assert_eq!(cluster.through(1, INSIDE, again()), 0);
+    assert_eq!(cluster.rigs[1].worker.held(), 1);
+    for from in [0, 1] {
+        cluster.conns.get_mut(&(from, 2)).unwrap().stalled = false;
+    }
+    cluster.run(40);
+    for id in [0, 1] {
+        let rig = &mut cluster.rigs[id];
+        assert_eq!((rig.worker.held(), rig.sent(OUTSIDE).len()), (0, 1));
+    }
+    assert_eq!(incarnation(&cluster, 2), incarnation(&cluster, 0));
 }
 
 /// The SYN waits in node 0 for an owner whose target does not answer: sent again through node 1, which

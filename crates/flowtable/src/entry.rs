@@ -164,6 +164,12 @@ impl LocalFlags {
         Self(Self::replica().0 | self.0 & Self::STAYING)
     }
 
+    /// What another incarnation of the flow, told by a peer, makes of these: no packet of that one was
+    /// handled here, whoever handled those of the old.
+    pub const fn replaced(self) -> Self {
+        Self(self.replicated().0 & !(Self::HANDLER | Self::FRESH))
+    }
+
     /// Whether this node knows more of the flow than the slot's owner told.
     pub const fn is_ahead(self) -> bool {
         self.0 & Self::AHEAD != 0
