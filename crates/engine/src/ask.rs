@@ -332,7 +332,11 @@ impl<P: Port> Worker<P> {
             next = following;
             let known = self.table.lookup(&key);
             let lives = known.is_some_and(|id| self.table.entry(id).is_alive());
-            if handle || lives {
+            if !self.view_is_valid() {
+                // As one that arrives now: an answer that lay ready while this node stood still says
+                // nothing of who owns the flow since.
+                self.counters.count(Counter::DropStaleView);
+            } else if handle || lives {
                 let packet = Packet {
                     buf: kept.buf,
                     p: &kept.p,

@@ -450,6 +450,27 @@ fn nothing_leaves_before_the_owner_and_its_target_have_it() {
     assert_eq!(cluster.left, [0, 1, 1]);
 }
 
+/// What waited for an answer when its node stood still does not leave by the view of that time, also
+/// when the answer lies ready.
+#[test]
+fn an_answer_lets_nothing_go_under_an_old_view() {
+    let mut cluster = Cluster::new(2, hold());
+    assert_eq!(cluster.through(0, INSIDE, tcp(C, S, SYN, 100, 0, &[])), 1);
+    cluster.conns.get_mut(&(1, 2)).unwrap().stalled = true;
+    let answer = || tcp(S, C, SYN | ACK, 500, 101, &[]);
+    assert_eq!(cluster.through(1, OUTSIDE, answer()), 0);
+    assert_eq!(cluster.rigs[1].worker.asking(), 1);
+    let valid = cluster.rigs[1].node.clone();
+    valid.view_valid_until_us.store(0, Ordering::Relaxed);
+    cluster.conns.get_mut(&(1, 2)).unwrap().stalled = false;
+    assert_eq!(cluster.through(1, OUTSIDE, answer()), 0);
+    assert_eq!(cluster.counted(1, Counter::AskFound), 1);
+    assert_eq!(cluster.rigs[1].worker.asking(), 0);
+    assert_eq!(cluster.counted(1, Counter::DropStaleView), 2);
+    valid.view_valid_until_us.store(u64::MAX, Ordering::Relaxed);
+    assert_eq!(cluster.through(1, OUTSIDE, answer()), 1);
+}
+
 /// A SYN of a connection that lives elsewhere must not replace it; one of a dead one opens another.
 #[test]
 fn a_packet_of_an_unknown_flow_waits_until_the_owner_is_asked() {
