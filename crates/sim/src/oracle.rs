@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use engine::Counter;
 use flowtable::FlowTable;
 use membership::{MemberState, View};
-use state::{FlowKey, FlowRecord, Life, NodeId, NodeSet, SyncMode, slot_of, worker_of};
+use state::{FlowKey, FlowRecord, Life, NodeId, NodeSet, Slot, SyncMode, slot_of, worker_of};
 use wire::{Net, ip};
 
 use crate::hosts::OUTSIDE;
@@ -92,7 +92,7 @@ impl Oracle {
             if let Some(id) = table.lookup(key) {
                 let incarnation = table.entry(id).record.incarnation;
                 self.saw(key, me, process.incarnation, incarnation);
-                self.settle(key, peers);
+                self.settle(key, peers, rules);
             }
         }
         if worked.released {
@@ -126,11 +126,7 @@ impl Oracle {
                 continue;
             }
             let slot = slot_of(&record.key);
-            // Who is to have it: with a router in front the owner as well, wherever a packet leaves.
-            let all = match rules.ecmp {
-                true => view.recipients(me, slot),
-                false => view.targets[me.index()],
-            };
+            let all = recipients(&view, me, slot, rules);
             let targets = without_joining(&view, all);
             let released = worked.released || facts.released >= record.incarnation;
             if !targets.is_empty() && !released {
@@ -228,17 +224,27 @@ impl Oracle {
     }
 
     /// After a node has come to another view: what was held for targets that are none any more is
-    /// free, whoever becomes a target later.
-    pub(crate) fn view_changed(&mut self, process: &Process) {
+    /// free, whoever becomes a target later. And what passed while there were none is on its way, also
+    /// what still waits for its neighbour's address.
+    pub(crate) fn view_changed(&mut self, process: &Process, before: &View, rules: Rules) {
+        let me = NodeId::new(process.node as u8).expect("at most 16 nodes");
+        for core in &process.workers {
+            for record in held(core.worker.table()) {
+                if recipients(before, me, slot_of(&record.key), rules).is_empty() {
+                    let facts = self.facts.entry(record.key).or_default();
+                    facts.protected = facts.protected.max(record.incarnation);
+                }
+            }
+        }
         for (key, facts) in &mut self.facts {
-            facts.settle(key, process);
+            facts.settle(key, process, rules);
         }
     }
 
-    fn settle(&mut self, key: &FlowKey, processes: &[Option<Process>]) {
+    fn settle(&mut self, key: &FlowKey, processes: &[Option<Process>], rules: Rules) {
         if let Some(facts) = self.facts.get_mut(key) {
             for process in processes.iter().flatten() {
-                facts.settle(key, process);
+                facts.settle(key, process, rules);
             }
         }
     }
@@ -303,20 +309,21 @@ impl Oracle {
 }
 
 impl Facts {
-    /// Notes that a flow's state was with all targets of its owner at one time: it may be let out
-    /// from then on. Targets that come later get it with their snapshot.
-    fn settle(&mut self, key: &FlowKey, owner: &Process) {
+    /// Notes that a flow's state was with all targets of its owner at one time, and with a router in front
+    /// with the owner: it may be let out from then on. Targets that come later get it with their snapshot.
+    fn settle(&mut self, key: &FlowKey, process: &Process, rules: Rules) {
         let latest = self.seen.iter().map(|(.., incarnation)| *incarnation).max();
         let Some(latest) = latest.filter(|latest| *latest > self.protected) else {
             return;
         };
-        let me = NodeId::new(owner.node as u8).expect("at most 16 nodes");
-        let view = &owner.replicator_view;
-        let targets = counting(view, me);
-        if view.owns(me, slot_of(key))
+        let me = NodeId::new(process.node as u8).expect("at most 16 nodes");
+        let view = &process.replicator_view;
+        let slot = slot_of(key);
+        let targets = without_joining(view, recipients(view, me, slot, rules));
+        if (rules.ecmp || view.owns(me, slot))
             && !targets.is_empty()
             && self.lacking(latest, targets, view).is_empty()
-            && record_at(owner, key).is_some_and(|record| record.incarnation == latest)
+            && record_at(process, key).is_some_and(|record| record.incarnation == latest)
         {
             self.protected = latest;
         }
@@ -334,12 +341,17 @@ impl Facts {
     }
 }
 
-/// The targets of a node on which the promise rests. One that is joining gets everything before it owns
-/// anything, and until then is more than was promised.
-fn counting(view: &View, node: NodeId) -> NodeSet {
-    without_joining(view, view.targets[node.index()])
+/// Who is to have a flow before its packets leave a node: the node's targets; with a router in front the
+/// owner and the owner's targets, wherever they leave.
+fn recipients(view: &View, node: NodeId, slot: Slot, rules: Rules) -> NodeSet {
+    match rules.ecmp {
+        true => view.recipients(node, slot),
+        false => view.targets[node.index()],
+    }
 }
 
+/// Those on which the promise rests. One that is joining gets everything before it owns anything, and until
+/// then is more than was promised.
 fn without_joining(view: &View, targets: NodeSet) -> NodeSet {
     let joining = |target: &NodeId| {
         view.member(*target)

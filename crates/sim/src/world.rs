@@ -239,11 +239,11 @@ impl World {
         };
         match core {
             Core::Sync => {
-                let epoch = process.replicator_view.epoch;
+                let before = process.replicator_view.clone();
                 process.sync_turn(&mut outside);
-                if process.replicator_view.epoch != epoch {
+                if process.replicator_view.epoch != before.epoch {
                     let process = self.processes[node].as_ref().expect("it has just run");
-                    self.oracle.view_changed(process);
+                    self.oracle.view_changed(process, &before, self.rules);
                 }
             }
             Core::Member => {
