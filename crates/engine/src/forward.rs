@@ -321,12 +321,18 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// A neighbour's address is known now: what waited for it goes.
+    /// A neighbour's address is known now: what waited for it goes. Not by a view that has run out: what
+    /// waited while this node stood still has long been sent again.
     pub(crate) fn send_pending(&mut self, number: u32) {
+        let valid = self.view_is_valid();
         let hop = self.hops.hop_mut(number);
         let Some(Mac(mac)) = hop.mac else { return };
         let port = self.config.interfaces[usize::from(hop.interface)].port;
         for mut buf in std::mem::take(&mut hop.pending) {
+            if !valid {
+                self.counters.count(Counter::DropStaleView);
+                continue;
+            }
             buf.data_mut()[..6].copy_from_slice(&mac);
             self.transmit(buf, port);
         }

@@ -135,6 +135,36 @@ fn ipv6_and_padding_and_vlan() {
     assert_eq!((p.vlan, frame.len()), (None, 14 + 20 + 8 + 1));
 }
 
+/// A node that stood still hears of a neighbour before it hears of its peers.
+#[test]
+fn what_waits_for_a_neighbour_does_not_leave_by_an_old_view() {
+    let unknown = "10.2.0.77";
+    let answer = build::arp(&wire::arp::Repr {
+        operation: wire::arp::Operation::Reply,
+        sender_mac: SERVER,
+        sender_ip: unknown.parse().unwrap(),
+        target_mac: GATEWAY[OUTSIDE],
+        target_ip: "10.2.0.1".parse().unwrap(),
+    });
+    for valid in [true, false] {
+        let mut rig = alone();
+        let packet = build::udp(at("10.1.0.10:5000"), at("10.2.0.77:9000"), b"x");
+        one(rig.through(INSIDE, packet));
+        rig.forget_counts();
+        if !valid {
+            let until_us = &rig.node.view_valid_until_us;
+            until_us.store(0, std::sync::atomic::Ordering::Relaxed);
+        }
+        rig.put(OUTSIDE, answer.clone());
+        rig.turn();
+        assert_eq!(rig.sent(OUTSIDE).len(), usize::from(valid));
+        match valid {
+            true => rig.moved(&[("rx_packets", 1), ("tx_packets", 1)]),
+            false => rig.moved(&[("rx_packets", 1), ("drop_stale_view", 1)]),
+        }
+    }
+}
+
 #[test]
 fn what_no_rule_allows_is_dropped_and_what_one_rejects_is_answered() {
     let mut rig = alone();
