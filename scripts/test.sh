@@ -3,7 +3,7 @@
 # fixed seeds among them, boot.sh on made-up machines, the installable package, a short benchmark, the simulation
 # and its hunt for deliberate bugs, clusters of real daemons in network namespaces, and a short demo.
 #
-#   test.sh           everything; 20 minutes from nothing on two cores, 9 when it is built
+#   test.sh           everything; 9 minutes on two cores when it is built, and twice that from nothing
 #   test.sh --fast    without the clusters
 #
 # Wants Debian 12 or newer and Rust; installs what else is missing. As root (namespaces), or with

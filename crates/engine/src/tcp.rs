@@ -287,6 +287,27 @@ mod tests {
     use proptest::prelude::*;
     use state::{FlowKey, Life, Mark, SyncMode, Verdict};
 
+    /// Of a flow whose opener is endpoint `a`.
+    fn record(tcp: [TcpSide; 2], progress: Progress) -> FlowRecord {
+        let (key, origin) = FlowKey::new([1; 16], [2; 16], 1, 2, state::PROTO_TCP);
+        FlowRecord {
+            key,
+            incarnation: 1,
+            class: Class {
+                origin,
+                sync: SyncMode::Ack,
+                zone_from: 0,
+                zone_to: 1,
+            },
+            life: Life::Alive,
+            progress,
+            verdict: Verdict::default(),
+            mark: Mark::default(),
+            tcp,
+            nat: None,
+        }
+    }
+
     fn side() -> impl Strategy<Value = TcpSide> {
         let end = prop_oneof![4 => SEQ_BASE..SEQ_BASE + 200_000, 1 => Just(0)];
         (end, 0u64..100_000, 1u32..100_000, 0u8..16).prop_map(|(end, open, window_max, scale)| {
@@ -312,18 +333,8 @@ mod tests {
             payload_len in 0u32..1460,
             behind: (bool, bool),
         ) {
-            let (key, origin) = FlowKey::new([1; 16], [2; 16], 1, 2, state::PROTO_TCP);
-            let record = FlowRecord {
-                key,
-                incarnation: 1,
-                class: Class { origin, sync: SyncMode::Ack, zone_from: 0, zone_to: 1 },
-                life: Life::Alive,
-                progress,
-                verdict: Verdict::default(),
-                mark: Mark::default(),
-                tcp: sides,
-                nat: None,
-            };
+            let origin = Dir::AToB;
+            let record = record(sides, progress);
             let dir = if back { origin.reverse() } else { origin };
             let seg = wire::Tcp { seq, ack, window, flags, payload_len, window_scale: None, mss: None };
             let context = Context { strict: true, sender_behind: behind.0, receiver_behind: behind.1 };
@@ -345,23 +356,8 @@ mod tests {
             window_max: 4_900,
             scale: 0,
         };
-        let (key, origin) = FlowKey::new([1; 16], [2; 16], 1, 2, state::PROTO_TCP);
-        let mut record = FlowRecord {
-            key,
-            incarnation: 1,
-            class: Class {
-                origin,
-                sync: SyncMode::Ack,
-                zone_from: 0,
-                zone_to: 1,
-            },
-            life: Life::Alive,
-            progress: Progress::established(),
-            verdict: Verdict::default(),
-            mark: Mark::default(),
-            tcp: [side; 2],
-            nat: None,
-        };
+        let origin = Dir::AToB;
+        let mut record = record([side; 2], Progress::established());
         let seg = wire::Tcp {
             seq: 100,
             ack: 100,

@@ -16,7 +16,6 @@ mod member;
 mod pin;
 mod policies;
 mod ports;
-mod runs;
 mod state;
 mod sync;
 mod workers;

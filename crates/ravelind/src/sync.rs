@@ -10,7 +10,7 @@ use std::time::Duration;
 use config::{Cluster, Config, Idle};
 use engine::SnapshotReader;
 use membership::View;
-use replication::{Connection, Event as Told, HoldAcks, Options, Output, Replicator};
+use replication::{Connection, Event as Told, HoldAcks, Options, Output, Replicator, Runs};
 use state::NodeId;
 use telemetry::counters::Counts;
 use transport::{Endpoint, Event, PeerId, ReplyHandle, SendError};
@@ -21,7 +21,6 @@ use crate::common_sync::{Desk, block_for_ms};
 use crate::error::Error;
 use crate::idle::Rest;
 use crate::pin;
-use crate::runs::Runs;
 use crate::state::Board;
 use crate::workers::Ends;
 
@@ -330,10 +329,10 @@ impl SyncCore {
     /// next run is dialed as soon as the view has it.
     fn leave_dead_runs(&mut self) {
         for member in &self.view.value().members {
-            let peer = member.id.raw();
             let greeted = self.replicator.connected_run(member.id);
-            if self.runs.is_outlived(peer, greeted, member.incarnation) {
-                self.endpoint.redial(peer, "the peer has restarted");
+            if (self.runs).is_outlived(member.id, greeted, member.incarnation) {
+                self.endpoint
+                    .redial(member.id.raw(), "the peer has restarted");
             }
         }
     }
@@ -349,7 +348,7 @@ impl SyncCore {
         match event {
             Event::Connected { peer } => {
                 if let Some(node) = NodeId::new(peer) {
-                    self.runs.connected(peer, self.run_in_view(node));
+                    self.runs.connected(node, self.run_in_view(node));
                     tracing::info!("sync: connected to {}", self.name(peer));
                     self.with_peer(peer, |report| {
                         report.connected = true;
@@ -359,8 +358,8 @@ impl SyncCore {
                 }
             }
             Event::Disconnected { peer, why } => {
-                self.runs.disconnected(peer);
                 if let Some(node) = NodeId::new(peer) {
+                    self.runs.disconnected(node);
                     tracing::warn!("sync: connection to {} is gone: {why}", self.name(peer));
                     self.with_peer(peer, |report| {
                         report.connected = false;

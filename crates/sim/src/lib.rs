@@ -22,7 +22,6 @@ mod oracle;
 mod queue;
 mod random;
 mod report;
-mod runs;
 mod schedule;
 mod shape;
 mod tcp;

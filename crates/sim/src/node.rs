@@ -12,7 +12,7 @@ use engine::{
     WorkerShared,
 };
 use membership::{Event as MemberEvent, Health, Membership, View};
-use replication::{Output, Replicator, ToSync, ToWorker};
+use replication::{Output, Replicator, Runs, ToSync, ToWorker};
 use rtrb::{Consumer, Producer};
 use state::{FlowKey, NodeId};
 
@@ -21,7 +21,6 @@ use crate::net::{ConnId, Heard, Kind, Net, SendError, Side};
 use crate::queue::{Core, Event, Queue};
 use crate::random::Rng;
 use crate::report::Stats;
-use crate::runs::Runs;
 use crate::shape::{Shape, build_workers};
 
 /// As `ravelind/src/member.rs` has it.
@@ -488,11 +487,10 @@ impl Process {
     fn leave_dead_runs(&mut self, outside: &mut Outside<'_>) {
         let view = self.sync.view.value().clone();
         for member in &view.members {
-            let peer = member.id.index();
             let greeted = self.sync.replicator.connected_run(member.id);
-            let outlived = (self.sync.runs).is_outlived(peer, greeted, member.incarnation);
+            let outlived = (self.sync.runs).is_outlived(member.id, greeted, member.incarnation);
             if outlived {
-                self.redial(peer, Kind::Sync, outside);
+                self.redial(member.id.index(), Kind::Sync, outside);
             }
         }
     }
@@ -514,13 +512,13 @@ impl Process {
         let id = |peer: usize| NodeId::new(peer as u8).expect("at most 16 nodes");
         if let Heard::Connected { peer } = heard {
             let run = self.run_in_view(peer);
-            self.sync.runs.connected(peer, run);
+            self.sync.runs.connected(id(peer), run);
         }
         let sync = &mut self.sync;
         match heard {
             Heard::Connected { peer } => sync.replicator.on_connected(id(peer), now_us),
             Heard::Disconnected { peer } => {
-                sync.runs.disconnected(peer);
+                sync.runs.disconnected(id(peer));
                 sync.replicator.on_disconnected(id(peer), now_us);
             }
             Heard::Frame {
