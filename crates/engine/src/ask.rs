@@ -219,6 +219,20 @@ impl<P: Port> Worker<P> {
         self.config.distribution == Distribution::Ecmp && !self.ownership.owned.contains(slot)
     }
 
+    /// Whether a copy is left from the time when this node was to have one: nobody tells it of the flow any
+    /// more, so it may have ended since.
+    #[inline]
+    pub(crate) fn is_forsaken(&self, id: FlowId) -> bool {
+        if self.config.distribution == Distribution::Filter {
+            return false;
+        }
+        let entry = self.table.entry(id);
+        let slot = slot_of(&entry.record.key);
+        self.is_foreign(slot)
+            && !entry.local.flags.is_handler()
+            && !self.ownership.kept.contains(slot)
+    }
+
     /// Whether other nodes handle packets of a flow, as far as this one can know. Windows are
     /// followed then and not enforced: this node does not see all of the packets.
     #[inline]
@@ -301,7 +315,22 @@ impl<P: Port> Worker<P> {
             self.counters.count(counter);
         }
         if let Some(at) = self.asks.of_token(token) {
+            if found.is_none() {
+                self.forget_forsaken(at);
+            }
             self.settle(at, true);
+        }
+    }
+
+    /// Those who would know of the flow know of none.
+    fn forget_forsaken(&mut self, at: u32) {
+        let key = self.asks.questions[at as usize].key;
+        if let Some(id) = self.table.lookup(&key)
+            && self.table.entry(id).is_alive()
+            && self.is_forsaken(id)
+        {
+            self.counters.count(Counter::ReplicasForgotten);
+            self.forget(id);
         }
     }
 
@@ -331,7 +360,8 @@ impl<P: Port> Worker<P> {
             let (kept, following) = self.asks.take(place);
             next = following;
             let known = self.table.lookup(&key);
-            let lives = known.is_some_and(|id| self.table.entry(id).is_alive());
+            let lives =
+                known.is_some_and(|id| self.table.entry(id).is_alive() && !self.is_forsaken(id));
             if !self.view_is_valid() {
                 // As one that arrives now: an answer that lay ready while this node stood still says
                 // nothing of who owns the flow since.

@@ -98,8 +98,9 @@ impl<P: Port> Worker<P> {
 
     #[inline]
     fn handle(&mut self, key: &FlowKey, packet: Packet<'_, P::Buf>, id: Option<FlowId>) {
-        let lives = id.is_some_and(|id| self.table.entry(id).is_alive());
-        if !lives && self.is_foreign(slot_of(key)) {
+        let lives = id.filter(|id| self.table.entry(*id).is_alive());
+        let known = lives.is_some_and(|id| !self.is_forsaken(id));
+        if !known && self.is_foreign(slot_of(key)) {
             return self.ask(key, packet);
         }
         self.handle_known(key, packet, id);

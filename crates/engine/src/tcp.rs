@@ -136,6 +136,7 @@ fn track_any(record: &mut FlowRecord, dir: Dir, seg: &wire::Tcp, context: Contex
                 }
             }
             TcpPhase::SynSent | TcpPhase::SynReceived => {}
+            _ if begins_anew(record, dir, seg, context) => return Outcome::Reopen,
             _ => return Outcome::PassUntracked,
         }
     }
@@ -259,6 +260,27 @@ fn track_any(record: &mut FlowRecord, dir: Dir, seg: &wire::Tcp, context: Contex
     Outcome::Pass
 }
 
+/// Whether a SYN in the middle of what is known of a connection is the first segment of another one. An endpoint that
+/// opens anew is through with the old connection, which this node need not know: the last acknowledgement passed
+/// another node, or passed here before the other side's FIN was told. Where both sides have sent their FIN nothing is
+/// lost by it. With one FIN known it could be forged to break a half-closed connection (RFC 5961, section 4), so
+/// that counts only where windows are not enforced anyway, and the old connection's packets go on to pass.
+fn begins_anew(record: &FlowRecord, dir: Dir, seg: &wire::Tcp, context: Context) -> bool {
+    let fin = |dir| record.progress.contains(Progress::fin(dir));
+    let over = match context.sender_behind && !context.strict {
+        true => fin(dir),
+        false => fin(dir) && fin(dir.reverse()),
+    };
+    // A late copy of the connection's own SYN lies a little below what was sent since.
+    let side = record.tcp[dir.index()];
+    let seq = unwrap_seq(seg.seq, side.end);
+    over && (seq >= side.end || seq + LATE_SYN < side.end)
+}
+
+/// How far below the end of what a side has sent its own SYN, come late, may lie. A connection that has sent more is
+/// older than any copy of a segment in the network.
+const LATE_SYN: u64 = 1 << 24;
+
 /// Whether an ICMP error that quotes sequence number `seq` of a segment sent in `dir` can be about
 /// a segment that was sent: blind ones hardly can (RFC 5927, section 4.1).
 pub(crate) fn quotes_sent(record: &FlowRecord, dir: Dir, seq: u32) -> bool {
@@ -374,5 +396,55 @@ mod tests {
         };
         assert!(goes_on(&mut record, origin, &seg, context));
         assert_eq!(record.tcp[origin.index()].end, SEQ_BASE + 109);
+    }
+
+    /// What a SYN of `a`'s, numbered `seq`, is to a connection in which `a` has sent up to number 50,000,000.
+    fn opens_anew(fins: [bool; 2], seq: u32, shared: bool) -> Outcome {
+        let side = TcpSide {
+            end: SEQ_BASE + 50_000_000,
+            end_max: SEQ_BASE + 50_010_000,
+            window_max: 4_900,
+            scale: 0,
+        };
+        let mut progress = Progress::established();
+        for (dir, fin) in [Dir::AToB, Dir::BToA].into_iter().zip(fins) {
+            if fin {
+                progress = progress.union(Progress::fin(dir));
+            }
+        }
+        let mut record = record([side; 2], progress);
+        let seg = wire::Tcp {
+            seq,
+            ack: 0,
+            window: 500,
+            flags: SYN,
+            payload_len: 0,
+            window_scale: None,
+            mss: None,
+        };
+        let context = Context {
+            strict: !shared,
+            sender_behind: shared,
+            receiver_behind: shared,
+        };
+        track(&mut record, Dir::AToB, &seg, context)
+    }
+
+    #[test]
+    fn a_syn_opens_anew_once_what_is_left_of_the_old_connection_can_be_done_without() {
+        use Outcome::{PassUntracked, Reopen};
+        let (ahead, late, behind) = (1_500_000_000, 49_999_000, 50);
+        for shared in [false, true] {
+            for seq in [ahead, behind] {
+                assert_eq!(opens_anew([true, true], seq, shared), Reopen);
+                assert_eq!(opens_anew([false, false], seq, shared), PassUntracked);
+                assert_eq!(opens_anew([false, true], seq, shared), PassUntracked);
+            }
+            // It has sent less than it could have since.
+            assert_eq!(opens_anew([true, true], late, shared), PassUntracked);
+        }
+        // The other side's FIN may have passed another node; where windows are enforced it has not.
+        assert_eq!(opens_anew([true, false], ahead, true), Reopen);
+        assert_eq!(opens_anew([true, false], ahead, false), PassUntracked);
     }
 }

@@ -572,14 +572,15 @@ impl<P: Port> Worker<P> {
 
     /// Lets go what is acknowledged, or too late.
     fn release(&mut self) -> usize {
-        self.acked_lsn = self.shared.acked_lsn.load(Ordering::Acquire);
         if !self.view_is_valid() {
-            // What was held before a pause waits until it is known again who owns what.
+            // What was held before a pause waits until it is known again who owns what. What has been
+            // acknowledged since counts then too: no packet may go before those that wait.
             return 0;
         }
-        let mut released = self.end_overdue();
-        while let Some((held, out)) = self.hold.pop(self.acked_lsn, self.now.us) {
-            released += 1;
+        self.acked_lsn = self.shared.acked_lsn.load(Ordering::Acquire);
+        // Apart from the worker, so that each packet can go as it comes out; nothing is held meanwhile.
+        let mut hold = std::mem::replace(&mut self.hold, HoldQueue::with_capacity(0));
+        let released = hold.release(self.acked_lsn, self.now.us, |held, out| {
             let release = match (out, self.config.hold.at_deadline) {
                 (Out::Acknowledged, _) => {
                     self.counters.count(Counter::HoldReleased);
@@ -597,8 +598,9 @@ impl<P: Port> Worker<P> {
             if release {
                 self.send_to_hop(held.buf, held.hop);
             }
-        }
-        released
+        });
+        self.hold = hold;
+        released + self.end_overdue()
     }
 
     fn keep_house(&mut self) {

@@ -495,6 +495,55 @@ fn a_packet_of_an_unknown_flow_waits_until_the_owner_is_asked() {
     assert_eq!(cluster.agreed(), before);
 }
 
+/// A node that is none of the owner's targets any more keeps its copies for a while, and is told nothing: it
+/// asks before it lets a packet go by one.
+#[test]
+fn a_copy_that_nobody_tells_of_any_more_is_asked_for_before_it_is_used() {
+    let mut cluster = Cluster::new(0, hold());
+    let data = |seq| tcp(C, S, ACK | PSH, seq, 501, b"more");
+    assert_eq!(cluster.through(0, INSIDE, tcp(C, S, SYN, 100, 0, &[])), 1);
+    let answer = tcp(S, C, SYN | ACK, 500, 101, &[]);
+    assert_eq!(cluster.through(0, OUTSIDE, answer), 1);
+    assert_eq!(cluster.through(0, INSIDE, tcp(C, S, ACK, 101, 501, &[])), 1);
+    // Node 1 was told of it as node 0's target; now node 2 is that.
+    let epoch = cluster.view.epoch;
+    cluster.publish(owned_by(epoch + 1, 0, &[2], NodeSet::EMPTY));
+    cluster.run(40);
+    let life = |cluster: &Cluster, id| cluster.record(id, &web()).map(|record| record.life);
+    assert_eq!(life(&cluster, 1), Some(Life::Alive));
+    // It ends, is forgotten, and node 1 does not know.
+    assert_eq!(cluster.through(0, INSIDE, tcp(C, S, RST, 101, 0, &[])), 1);
+    cluster.pass_s(50);
+    assert_eq!(life(&cluster, 0), None);
+    assert_eq!(life(&cluster, 1), Some(Life::Alive));
+    cluster.rigs[1].forget_counts();
+    assert_eq!(cluster.through(1, INSIDE, data(101)), 0);
+    cluster.rigs[1].moved(&[
+        ("rx_packets", 1),
+        ("asked", 1),
+        ("ask_waiting", 1),
+        ("ask_answered", 1),
+        ("replicas_forgotten", 1),
+        ("drop_tcp_no_flow", 1),
+    ]);
+    assert_eq!(life(&cluster, 1), None);
+    // The next connection with these ports is one, and protected as such.
+    assert_eq!(cluster.through(1, INSIDE, tcp(C, S, SYN, 7_000, 0, &[])), 1);
+    assert_eq!(life(&cluster, 0), Some(Life::Alive));
+    assert_eq!(life(&cluster, 2), Some(Life::Alive));
+    // Of one that lives the owner brings what it has, and the packets go.
+    cluster.publish(owned_by(epoch + 2, 2, &[0], NodeSet::EMPTY));
+    cluster.run(40);
+    assert_eq!(
+        cluster.counted(1, Counter::AskFound),
+        0,
+        "it opened this one"
+    );
+    let answer = tcp(S, C, SYN | ACK, 500, 7_001, &[]);
+    assert_eq!(cluster.through(0, OUTSIDE, answer), 1);
+    assert_eq!(cluster.agreed().tcp_phase(), Some(TcpPhase::SynReceived));
+}
+
 /// What waits leaves in order, behind what the answer says, and a place is found for as many as held.
 #[test]
 fn a_full_queue_drops_and_counts_and_order_is_kept() {

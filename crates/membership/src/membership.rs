@@ -77,6 +77,8 @@ pub struct Membership {
     sequence: u64,
     /// The peers that know a later run of this node.
     outrun_at: NodeSet,
+    /// The peers that have heard this run.
+    accepted_by: NodeSet,
     /// The greatest epoch of any peer.
     epoch_heard: u64,
     view: Arc<View>,
@@ -157,6 +159,7 @@ impl Membership {
             // Then the run tells them apart.
             sequence: incarnation,
             outrun_at: NodeSet::EMPTY,
+            accepted_by: NodeSet::EMPTY,
             epoch_heard: 0,
             view_due: true,
             heartbeats_due: NodeSet::EMPTY,
@@ -510,7 +513,12 @@ impl Membership {
     /// Only a peer that refuses what this run says, because it knows a later one, names a heartbeat of
     /// a node that it does not hear.
     fn notice_later_run(&mut self, peer: NodeId, heard: &Heartbeat) {
-        if heard.heard == 0 || NodeSet(heard.hears).contains(self.me) {
+        let hears = NodeSet(heard.hears).contains(self.me);
+        // What it says may still be about an earlier run, whose heartbeats were numbered otherwise.
+        if hears && (self.incarnation..=self.sequence).contains(&heard.heard) {
+            self.accepted_by.insert(peer);
+        }
+        if heard.heard == 0 || hears {
             self.outrun_at.remove(peer);
         } else if !self.outrun_at.contains(peer) {
             self.outrun_at.insert(peer);
@@ -518,6 +526,7 @@ impl Membership {
                 peer,
                 theirs: heard.heard,
                 ours: self.incarnation,
+                accepted: self.accepted_by.contains(peer),
             });
         }
     }

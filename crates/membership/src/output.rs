@@ -105,6 +105,9 @@ pub enum Event {
         theirs: u64,
         /// This run's incarnation.
         ours: u64,
+        /// Whether the peer has ever heard this run. Otherwise it never will, as this run is
+        /// numbered; one that it has heard is outrun by another process.
+        accepted: bool,
     },
     /// A warning: we hear a peer that has not heard us for the time after which it thinks us dead.
     Unheard {
@@ -182,7 +185,9 @@ impl fmt::Display for Event {
                 "node {peer} has configuration {theirs:016x}, this node {ours:016x}: \
                  give all nodes the same members, weights and backups"
             ),
-            Self::LaterRunKnown { peer, theirs, ours } => write!(
+            Self::LaterRunKnown {
+                peer, theirs, ours, ..
+            } => write!(
                 f,
                 "node {peer} knows a later run of this node ({theirs}) than this one ({ours}) and \
                  refuses what it says: the clock of this machine went back, or another process runs \

@@ -91,6 +91,7 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         policies: policies.clone(),
         incarnation,
         later_run: Default::default(),
+        outrun: Default::default(),
         started_us: monotonic_us(),
         synced: Default::default(),
         sync: Default::default(),
@@ -207,6 +208,17 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
     if result.is_ok() {
         tracing::info!("{} is up: {} workers", config.name, worker_threads.len());
         let mut draining: Option<Instant> = None;
+        let mut outrun = None;
+        let hand_over = || {
+            // Nobody waits for the answer: it is forced, so there is only one.
+            let _ = board.drain.post(drain::Order::Drain {
+                stay: false,
+                how: membership::Drain {
+                    bound_ms: drain::SIGNAL_BOUND.as_millis() as u64,
+                    force: true,
+                },
+            });
+        };
         result = loop {
             if let Some(signal) = signals.pending().next() {
                 if config.cluster.is_none() || draining.is_some() {
@@ -215,22 +227,15 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
                 }
                 tracing::info!("signal {signal}: handing over; another one ends at once");
                 draining = Some(Instant::now());
-                // Nobody waits for the answer: it is forced, so there is only one.
-                let _ = board.drain.post(drain::Order::Drain {
-                    stay: false,
-                    how: membership::Drain {
-                        bound_ms: drain::SIGNAL_BOUND.as_millis() as u64,
-                        force: true,
-                    },
-                });
+                hand_over();
             }
             if board.drain.is_over() {
                 tracing::info!("offline: ending");
-                break Ok(());
+                break outrun.map_or(Ok(()), Err);
             }
             if draining.is_some_and(|since| since.elapsed() > 2 * drain::SIGNAL_BOUND) {
                 tracing::error!("the membership core does not hand over: ending");
-                break Ok(());
+                break outrun.map_or(Ok(()), Err);
             }
             if let Some(ended) = worker_threads
                 .iter()
@@ -243,7 +248,18 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
             *interfaces.lock() = interface_reports(&config, &ports);
             common.tend();
             if let Some(incarnations) = &mut incarnations {
-                incarnations.learn(board.later_run.load(Ordering::Relaxed));
+                let known = board.later_run.load(Ordering::Relaxed);
+                let kept = incarnations.learn(known);
+                // One that peers have heard goes on: another process that runs as this node would be
+                // outrun by its next run, and that by the other's.
+                if kept && board.outrun.load(Ordering::Acquire) && draining.is_none() {
+                    let ours = board.incarnation;
+                    let error = Error::Outrun { known, ours };
+                    tracing::error!("{error}: ending");
+                    outrun = Some(error);
+                    draining = Some(Instant::now());
+                    hand_over();
+                }
             }
             heed_workers(&mut alone, &*common.store, block_for_ms(&config));
             log_decisions(&config, &policies, &mut logs);

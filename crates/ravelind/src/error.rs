@@ -30,6 +30,12 @@ pub(crate) enum Error {
         name: String,
         source: std::io::Error,
     },
+    /// Its own restart mends this: the number is kept.
+    #[error(
+        "peers know a later run of this node ({known}) than this one ({ours}): the clock of this machine \
+         went back. The next run is numbered above that: start this node again"
+    )]
+    Outrun { known: u64, ours: u64 },
     #[error("the {0} core ended unexpectedly; see the log above")]
     CoreEnded(String),
     #[error("cannot wait for signals: {0}")]

@@ -78,22 +78,23 @@ impl Incarnations {
         run
     }
 
-    /// A peer knows a run with a heartbeat of this number: the next run has to be after it.
-    pub(crate) fn learn(&mut self, known: u64) {
-        if known > self.last && known <= GREATEST / 2 {
-            self.keep(known);
-        }
+    /// A peer knows a run with a heartbeat of this number: the next run has to be after it. Whether that is
+    /// new, and kept.
+    pub(crate) fn learn(&mut self, known: u64) -> bool {
+        known > self.last && known <= GREATEST / 2 && self.keep(known)
     }
 
-    fn keep(&mut self, number: u64) {
+    fn keep(&mut self, number: u64) -> bool {
         self.last = number;
-        if let Err(error) = write(&self.path, number) {
+        let kept = write(&self.path, number);
+        if let Err(error) = &kept {
             tracing::warn!(
                 "{}: cannot keep the number of this run: {error}; if the clock is set back before \
                  the next start, peers refuse this node. Give the daemon a folder that it may write to",
                 self.path.display()
             );
         }
+        kept.is_ok()
     }
 }
 
@@ -168,11 +169,11 @@ mod tests {
         assert_eq!(run(2_002), 2_003);
         assert_eq!(run(9_000), 9_000);
         // What peers know counts for the next run.
-        Incarnations::at(path.clone()).learn(20_000);
+        assert!(Incarnations::at(path.clone()).learn(20_000));
         assert_eq!(run(10_000), 20_001);
-        Incarnations::at(path.clone()).learn(15_000);
+        assert!(!Incarnations::at(path.clone()).learn(15_000));
         assert_eq!(run(10_000), 20_002);
-        Incarnations::at(path.clone()).learn(u64::MAX);
+        assert!(!Incarnations::at(path.clone()).learn(u64::MAX));
         assert_eq!(run(10_000), 20_003);
         let mode = std::fs::metadata(&path).expect("it is there").permissions();
         assert_eq!(mode.mode() & 0o777, 0o600);
@@ -208,7 +209,8 @@ mod tests {
         std::fs::write(folder.path().join("c.n1.incarnation.new"), "5").expect("written");
         assert_eq!(Incarnations::at(path).begin(2_000), 2_000);
         let nowhere = folder.path().join("absent").join("c.n1.incarnation");
-        assert_eq!(Incarnations::at(nowhere).begin(2_000), 2_000);
+        assert_eq!(Incarnations::at(nowhere.clone()).begin(2_000), 2_000);
+        assert!(!Incarnations::at(nowhere).learn(3_000));
     }
 
     #[test]

@@ -349,8 +349,13 @@ impl MemberCore {
                 tracing::error!("{event}");
             }
             Told::ConfigDiffers { .. } => tracing::error!("{event}"),
-            Told::LaterRunKnown { theirs, .. } => {
+            Told::LaterRunKnown {
+                theirs, accepted, ..
+            } => {
                 self.board.later_run.fetch_max(theirs, Ordering::Relaxed);
+                if !accepted {
+                    self.board.outrun.store(true, Ordering::Release);
+                }
                 tracing::error!("{event}");
             }
             // Its run may have changed twice while we looked: our heartbeats would go to a dead one

@@ -77,6 +77,9 @@ pub(crate) struct Board {
     /// The greatest number that a peer knows of a later run of this node; 0 when none does. The main
     /// thread keeps it, so that the next run is after it.
     pub(crate) later_run: AtomicU64,
+    /// A peer that has never heard this run knows a later one: they will not come together, but the next run
+    /// and it will.
+    pub(crate) outrun: AtomicBool,
     pub(crate) started_us: u64,
     pub(crate) synced: Synced,
     pub(crate) sync: Mutex<SyncReport>,

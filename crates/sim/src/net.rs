@@ -10,6 +10,8 @@ use crate::report::Stats;
 
 /// As the transport's `idle_timeout`, scaled to the length of a run.
 const IDLE_US: u64 = 2_000_000;
+/// As the transport's `keep_alive`, scaled likewise: a quiet side says something after this.
+const KEEP_ALIVE_US: u64 = 400_000;
 /// An attempt to dial that is not answered is given up after this.
 const ATTEMPT_US: u64 = 300_000;
 const BACKOFF_US: (u64, u64) = (20_000, 200_000);
@@ -163,6 +165,16 @@ impl Net {
             run,
             paused_us: None,
         };
+        // It knows nothing of its former life's connections, and resets them with the next that it hears
+        // on them (RFC 9000, section 10.3).
+        for (id, conn) in &self.conns {
+            for side in [Side::Dialer, Side::Acceptor] {
+                if conn.open[side.index()] && conn.ends[side.other().index()].0 == node {
+                    let at_us = now_us + self.rng.range(100..=KEEP_ALIVE_US);
+                    queue.put(at_us, Event::Reset { conn: *id, side });
+                }
+            }
+        }
         for peer in 0..self.presence.len() {
             if peer != node {
                 for kind in [Kind::Sync, Kind::Member] {
@@ -581,6 +593,12 @@ impl Net {
             },
         );
         self.dialed.insert((node, peer, kind), id);
+        // Whoever is dialed asks on its own connection whether it still leads to the same run.
+        if let Some(own) = self.dialed.get(&(peer, node, kind)).copied() {
+            let at_us = now_us + self.delay() + self.delay();
+            let side = Side::Dialer;
+            queue.put(at_us, Event::Reset { conn: own, side });
+        }
         self.deliveries.push_back(Delivery {
             node,
             run,
@@ -686,6 +704,20 @@ impl Net {
 
     pub(crate) fn closed(&mut self, id: ConnId, side: Side, now_us: u64, queue: &mut Queue) {
         self.close_side(id, side, now_us, queue);
+    }
+
+    /// A side has said something on a connection: when the other's run is gone, and another one is there
+    /// in its place, that resets the connection.
+    pub(crate) fn reset(&mut self, id: ConnId, side: Side, now_us: u64, queue: &mut Queue) {
+        let Some(conn) = self.conns.get(&id) else {
+            return;
+        };
+        let (here, there) = (conn.ends[side.index()], conn.ends[side.other().index()]);
+        let present = self.presence[there.0];
+        let heard = self.open_path(here.0, there.0) && self.open_path(there.0, here.0);
+        if present.run != 0 && present.run != there.1 && present.paused_us.is_none() && heard {
+            self.close_side(id, side, now_us, queue);
+        }
     }
 
     /// Whether a side has been without a word for too long; if so it gives up the connection.

@@ -21,7 +21,8 @@ use crate::net::{ConnId, Heard, Kind, Net, SendError, Side};
 use crate::queue::{Core, Event, Queue};
 use crate::random::Rng;
 use crate::report::Stats;
-use crate::shape::{Shape, build_workers};
+use crate::shape::{BURST, Shape, build_workers};
+use crate::witness;
 
 /// As `ravelind/src/member.rs` has it.
 const STALL_US: u64 = 100_000;
@@ -136,6 +137,10 @@ pub(crate) struct Process {
     member: MemberCore,
     dead_after_us: u64,
     heartbeat_us: u64,
+    /// A peer that has never heard this run knows a later one, of this number.
+    pub(crate) outrun: Option<u64>,
+    /// It was ordered to hand over and end, and will not be told otherwise.
+    pub(crate) ending: bool,
     /// Until then nothing runs.
     pub(crate) paused_until_us: u64,
     /// Until then every turn comes late.
@@ -152,6 +157,8 @@ pub(crate) struct Process {
 pub(crate) struct Worked {
     /// Frames sent: port and frame.
     pub(crate) sent: Vec<(usize, Vec<u8>)>,
+    /// Frames taken from the ports, and not sent on at once.
+    pub(crate) kept: Vec<Vec<u8>>,
     /// Flows of batches that were merged.
     pub(crate) merged: Vec<FlowKey>,
     /// Packets that left at their deadline, unprotected.
@@ -180,14 +187,13 @@ impl Process {
     pub(crate) fn start(
         shape: &Shape,
         node: usize,
-        run: u64,
+        (run, incarnation): (u64, u64),
         clock: Clock,
         outside: &mut Outside<'_>,
     ) -> Self {
         let options = &shape.options;
         let now_us = outside.now_us;
         let me = NodeId::new(node as u8).expect("at most 16 nodes");
-        let incarnation = clock.unix_ms(now_us);
         let mut rng = Rng::new(options.seed, 100 + run);
         let mono_ms = clock.us(now_us) / 1_000;
         let membership = Membership::new(shape.cluster.clone(), me, incarnation, mono_ms)
@@ -234,6 +240,8 @@ impl Process {
             },
             dead_after_us: timing.dead_after_ms * 1_000,
             heartbeat_us: timing.heartbeat_ms * 1_000,
+            outrun: None,
+            ending: false,
             paused_until_us: 0,
             slow_until_us: 0,
             rng,
@@ -383,7 +391,22 @@ impl Process {
             .worker
             .counters()
             .value(Counter::HoldReleasedAtDeadline);
+        let burst = BURST;
+        let arriving: Vec<Vec<Vec<u8>>> = core
+            .worker
+            .ports_mut()
+            .map(|port| port.arriving.iter().take(burst).cloned().collect())
+            .collect();
+        let waiting = |ports: &mut WorkerCore| -> Vec<usize> {
+            let ports = ports.worker.ports_mut();
+            ports.map(|port| port.arriving.len()).collect()
+        };
+        let had = waiting(core);
         let busy = core.worker.poll(self.clock.now(now_us));
+        let has = waiting(core);
+        for ((frames, had), has) in arriving.into_iter().zip(had).zip(has) {
+            worked.kept.extend(frames.into_iter().take(had - has));
+        }
         worked.released = core
             .worker
             .counters()
@@ -392,6 +415,13 @@ impl Process {
         for (port, side) in core.worker.ports_mut().enumerate() {
             let sent = side.sent.drain(..).map(|frame| (port, frame));
             worked.sent.extend(sent);
+        }
+        if !worked.sent.is_empty() && !worked.kept.is_empty() {
+            let sent: Vec<_> = (worked.sent.iter())
+                .map(|(_, f)| witness::fingerprint(f))
+                .collect();
+            let sent_on = |frame: &Vec<u8>| sent.contains(&witness::fingerprint(frame));
+            worked.kept.retain(|frame| !sent_on(frame));
         }
         while core.log.pop().is_ok() {}
         let end = &self.sync.ends[number];
@@ -774,6 +804,12 @@ impl Process {
             MemberEvent::PeerRestarted { peer, .. } | MemberEvent::Unheard { peer } => {
                 self.redial(peer.index(), Kind::Member, outside);
             }
+            // As the daemon does: one that was heard goes on.
+            MemberEvent::LaterRunKnown {
+                theirs,
+                accepted: false,
+                ..
+            } => self.outrun = self.outrun.max(Some(theirs)),
             MemberEvent::Paused { .. } => {
                 outside.stats.pauses_seen += 1;
                 self.member.distrust_until_us = now_us + 2 * self.heartbeat_us;

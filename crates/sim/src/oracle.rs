@@ -13,6 +13,7 @@ use crate::hosts::OUTSIDE;
 use crate::node::{Process, Worked};
 use crate::report::{Failure, Invariant, Stats};
 use crate::shape::{Shape, TOMBSTONE_S};
+use crate::witness;
 
 /// A deleted flow counts as known to all only after the cluster was undisturbed for so long: until
 /// then older records may still be on their way, in front of the deletion.
@@ -20,6 +21,8 @@ const BURY_AFTER_US: u64 = 3_000_000;
 /// Seconds by which a tombstone may outlive its time: two sweeps over the largest table.
 const SWEEP_S: u32 = 16;
 
+/// No packet waits for longer in a node.
+const KEPT_US: u64 = 2_000_000;
 /// Requests of one flow that are remembered at one node.
 const ARRIVALS_MAX: usize = 64;
 
@@ -49,6 +52,9 @@ pub(crate) struct Oracle {
     pub(crate) calm_since_us: Option<u64>,
     /// By node and flow: the numbers of requests that arrived and have not left, in order.
     arrivals: BTreeMap<(usize, FlowKey), VecDeque<u16>>,
+    /// By node and packet: which incarnations of its flow it was let in for, and when, each time that it
+    /// came and was kept. What peers tell meanwhile may replace the flow; the packet's own state counts.
+    kept: BTreeMap<(usize, u64), VecDeque<(u64, u64)>>,
 }
 
 /// Which parts of the checks the options switch off, and why.
@@ -66,6 +72,8 @@ pub(crate) struct Rules {
     pub(crate) repaired: bool,
     /// Targets may refuse records for want of room.
     pub(crate) tables_overflow: bool,
+    /// Failures come before redundancy is whole again.
+    pub(crate) beyond: bool,
     /// Frames are damaged, or runs refused for their clock.
     pub(crate) frames_may_be_invalid: bool,
 }
@@ -101,11 +109,16 @@ impl Oracle {
                 facts.released = facts.released.max(record.incarnation);
             }
         }
+        for frame in &worked.kept {
+            self.keep(process, frame, at_us);
+        }
         if worked.sent.is_empty() {
             return Ok(());
         }
         let view = process.shared.view.load();
-        self.judge_age(process, rules, at_us)?;
+        if worked.sent.iter().any(|(_, frame)| !is_discovery(frame)) {
+            self.judge_age(process, rules, at_us)?;
+        }
         for (port, frame) in &worked.sent {
             if rules.in_order && *port == OUTSIDE {
                 self.judge_order(process.node, frame, at_us)?;
@@ -117,27 +130,34 @@ impl Oracle {
                 continue;
             }
             stats.packets_checked += 1;
+            let kept = witness::fingerprint(frame).and_then(|print| {
+                let times = self.kept.get_mut(&(process.node, print))?;
+                times.pop_front()
+            });
+            let incarnation = kept.map_or(record.incarnation, |(incarnation, _)| incarnation);
             let facts = self.facts.entry(record.key).or_default();
-            if facts.left < record.incarnation {
-                facts.left = record.incarnation;
+            if facts.left < incarnation {
+                facts.left = incarnation;
                 stats.openings_checked += 1;
             }
-            if facts.protected >= record.incarnation {
+            if facts.protected >= incarnation {
                 continue;
             }
             let slot = slot_of(&record.key);
             let all = recipients(&view, me, slot, rules);
             let targets = without_joining(&view, all);
-            let released = worked.released || facts.released >= record.incarnation;
+            let released = worked.released || facts.released >= incarnation;
             if !targets.is_empty() && !released {
                 // A target that refuses records for want of room acknowledges them all the same.
                 let lacking = |targets: NodeSet| -> NodeSet {
-                    let lacking = facts.lacking(record.incarnation, targets, &view);
-                    // Of a flow that it has opened itself, a node was told nothing.
+                    let lacking = facts.lacking(incarnation, targets, &view);
+                    // Of a flow that it has opened itself, a node was told nothing. Beyond the rules a node may
+                    // die while two that are apart both handle a flow: then its heir and the other one have
+                    // an incarnation each, of one connection.
                     let opened = |peer: NodeId| {
-                        rules.ecmp
-                            && copy_at(peers, peer, &record.key)
-                                .is_some_and(|copy| copy.incarnation >= record.incarnation)
+                        let copy = copy_at(peers, peer, &record.key);
+                        rules.ecmp && copy.is_some_and(|copy| copy.incarnation >= incarnation)
+                            || rules.beyond && handles(peers, peer, &record.key)
                     };
                     let excused = |peer: &NodeId| {
                         rules.tables_overflow && refused_any(&peers[peer.index()]) || opened(*peer)
@@ -158,13 +178,13 @@ impl Oracle {
                             "node {me} let a packet of {} (incarnation {:x}) go; its targets are {targets:?}, \
                              and {:?} never had the flow",
                             record.key,
-                            record.incarnation,
+                            incarnation,
                             lacking(targets)
                         ),
                     });
                 }
             }
-            facts.protected = record.incarnation;
+            facts.protected = incarnation;
         }
         Ok(())
     }
@@ -186,6 +206,17 @@ impl Oracle {
         })
     }
 
+    /// A packet has come to a node and waits there.
+    fn keep(&mut self, process: &Process, frame: &[u8], at_us: u64) {
+        let (Some(key), Some(print)) = (key_of(frame), witness::fingerprint(frame)) else {
+            return;
+        };
+        if let Some(record) = record_at(process, &key).filter(|record| record.life == Life::Alive) {
+            let times = self.kept.entry((process.node, print)).or_default();
+            times.push_back((record.incarnation, at_us));
+        }
+    }
+
     /// A datagram of a client arrives at a node.
     pub(crate) fn arrived(&mut self, node: usize, frame: &[u8]) {
         if let Some((key, number)) = numbered(frame) {
@@ -200,6 +231,7 @@ impl Oracle {
     /// A run of a node has begun: it knows of no packets.
     pub(crate) fn started(&mut self, node: usize) {
         self.arrivals.retain(|(of, _), _| *of != node);
+        self.kept.retain(|(of, _), _| *of != node);
     }
 
     /// Packets of one flow leave a node in the order in which they arrived.
@@ -230,7 +262,8 @@ impl Oracle {
         let me = NodeId::new(process.node as u8).expect("at most 16 nodes");
         for core in &process.workers {
             for record in held(core.worker.table()) {
-                if recipients(before, me, slot_of(&record.key), rules).is_empty() {
+                let slot = slot_of(&record.key);
+                if without_joining(before, recipients(before, me, slot, rules)).is_empty() {
                     let facts = self.facts.entry(record.key).or_default();
                     facts.protected = facts.protected.max(record.incarnation);
                 }
@@ -267,6 +300,10 @@ impl Oracle {
         stats: &mut Stats,
     ) -> Result<(), Failure> {
         stats.scans += 1;
+        self.kept.retain(|_, times| {
+            times.retain(|(_, kept_us)| kept_us + KEPT_US > at_us);
+            !times.is_empty()
+        });
         let mut lives: BTreeMap<FlowKey, (u64, u64)> = BTreeMap::new();
         for process in processes.iter().flatten() {
             bounds(process, shape, rules, at_us)?;
@@ -312,20 +349,22 @@ impl Facts {
     /// Notes that a flow's state was with all targets of its owner at one time, and with a router in front
     /// with the owner: it may be let out from then on. Targets that come later get it with their snapshot.
     fn settle(&mut self, key: &FlowKey, process: &Process, rules: Rules) {
-        let latest = self.seen.iter().map(|(.., incarnation)| *incarnation).max();
-        let Some(latest) = latest.filter(|latest| *latest > self.protected) else {
+        // What this node has, whatever others opened apart from it meanwhile.
+        let known = (self.seen.iter()).any(|(.., incarnation)| *incarnation > self.protected);
+        let own = known.then(|| record_at(process, key)).flatten();
+        let Some(own) = own.map(|record| record.incarnation) else {
             return;
         };
         let me = NodeId::new(process.node as u8).expect("at most 16 nodes");
         let view = &process.replicator_view;
         let slot = slot_of(key);
         let targets = without_joining(view, recipients(view, me, slot, rules));
-        if (rules.ecmp || view.owns(me, slot))
+        if own > self.protected
+            && (rules.ecmp || view.owns(me, slot))
             && !targets.is_empty()
-            && self.lacking(latest, targets, view).is_empty()
-            && record_at(process, key).is_some_and(|record| record.incarnation == latest)
+            && self.lacking(own, targets, view).is_empty()
         {
-            self.protected = latest;
+            self.protected = own;
         }
     }
 
@@ -378,8 +417,16 @@ fn numbered(frame: &[u8]) -> Option<(FlowKey, u16)> {
     request.then_some((key, u16::from_be_bytes(*payload)))
 }
 
-/// The flow that a forwarded frame is of, as the sender's table has it.
-fn flow_of<'a>(frame: &[u8], table: &'a FlowTable) -> Option<&'a FlowRecord> {
+/// Whether a frame asks for a neighbour's address or tells one: a node does so for itself, whoever owns what.
+fn is_discovery(frame: &[u8]) -> bool {
+    wire::parse(frame).is_ok_and(|p| {
+        let kinds = wire::icmpv6::NEIGHBOR_SOLICITATION..=wire::icmpv6::NEIGHBOR_ADVERTISEMENT;
+        p.net == Net::Arp || p.proto == ip::ICMPV6 && kinds.contains(&p.icmp.kind)
+    })
+}
+
+/// The flow that a frame would be of.
+fn key_of(frame: &[u8]) -> Option<FlowKey> {
     let p = wire::parse(frame).ok()?;
     if !matches!(p.net, Net::V4 | Net::V6) {
         return None;
@@ -388,8 +435,12 @@ fn flow_of<'a>(frame: &[u8], table: &'a FlowTable) -> Option<&'a FlowRecord> {
         ip::TCP | ip::UDP => (p.sport, p.dport),
         _ => (p.icmp.id, p.icmp.id),
     };
-    let (key, _) = FlowKey::new(p.src, p.dst, sport, dport, p.proto);
-    let id = table.lookup(&key)?;
+    Some(FlowKey::new(p.src, p.dst, sport, dport, p.proto).0)
+}
+
+/// The flow that a forwarded frame is of, as the sender's table has it.
+fn flow_of<'a>(frame: &[u8], table: &'a FlowTable) -> Option<&'a FlowRecord> {
+    let id = table.lookup(&key_of(frame)?)?;
     Some(&table.entry(id).record)
 }
 
@@ -550,13 +601,14 @@ pub(crate) fn converged(
                     continue;
                 }
                 // What a node keeps that is no target of the owner any more is forgotten after a
-                // minute of its own; nobody will ask for it. With a router in front it may handle the
-                // flow, and then hears of its end.
+                // minute of its own; nobody will ask for it, and it asks itself before it uses it. With a
+                // router in front it may handle the flow, and then hears of its end.
                 if !view.targets[owner.index()].contains(me) {
                     let ended = |owned: &FlowRecord| {
                         owned.life == Life::Dead && owned.incarnation >= record.incarnation
                     };
-                    if rules.ecmp && copy_at(processes, owner, &record.key).is_some_and(ended) {
+                    let handles = rules.ecmp && entry.local.flags.is_handler();
+                    if handles && copy_at(processes, owner, &record.key).is_some_and(ended) {
                         return Err(format!(
                             "node {me} handles {}, which is deleted at its owner, node {owner}",
                             record.key
@@ -650,6 +702,17 @@ fn copy_at<'a>(
     key: &FlowKey,
 ) -> Option<&'a FlowRecord> {
     record_at(processes[node.index()].as_ref()?, key)
+}
+
+/// Whether a node lets packets of a flow through by a record of its own.
+fn handles(processes: &[Option<Process>], node: NodeId, key: &FlowKey) -> bool {
+    let Some(process) = &processes[node.index()] else {
+        return false;
+    };
+    let worker = worker_of(slot_of(key), process.workers.len());
+    let table = process.workers[worker].worker.table();
+    let entry = table.lookup(key).map(|id| table.entry(id));
+    entry.is_some_and(|entry| entry.is_alive() && entry.local.flags.is_handler())
 }
 
 fn record_at<'a>(process: &'a Process, key: &FlowKey) -> Option<&'a FlowRecord> {

@@ -42,6 +42,8 @@ pub(crate) enum Event {
     Datagram { conn: ConnId, bytes: Vec<u8> },
     /// A side looks whether the other has been silent for too long.
     IdleCheck { conn: ConnId, side: Side },
+    /// A side says something, and would hear that the other knows nothing of the connection.
+    Reset { conn: ConnId, side: Side },
     /// A side hears that the other has closed.
     Closed { conn: ConnId, side: Side },
     /// A run of a node dials a peer.
@@ -103,10 +105,6 @@ pub(crate) enum Undo {
     Exit {
         node: usize,
         run: u64,
-    },
-    /// A node with a wrong clock is started again with a right one.
-    Restart {
-        node: usize,
     },
 }
 

@@ -22,6 +22,8 @@ use crate::random::Rng;
 
 /// Seconds that tombstones are kept.
 pub(crate) const TOMBSTONE_S: u32 = 12;
+/// Frames that a worker takes from a port in one turn.
+pub(crate) const BURST: usize = 32;
 /// How long a packet is held at most.
 pub(crate) const HOLD_DEADLINE_US: u64 = 50_000;
 
@@ -223,7 +225,7 @@ fn worker_config(shape: &Shape, me: NodeId, worker: usize, rng: &mut Rng) -> Con
         cluster_mac: (!shape.options.ecmp).then_some(CLUSTER),
         replicate: true,
         distribution: shape.distribution(),
-        burst: 32,
+        burst: BURST,
         capacity: shape.capacity(),
         seed: rng.next(),
         timeouts: Timeouts {

@@ -62,7 +62,7 @@ impl Witness {
 }
 
 /// Of what a router leaves as it is: the addresses and everything from the transport header on.
-fn fingerprint(frame: &[u8]) -> Option<u64> {
+pub(crate) fn fingerprint(frame: &[u8]) -> Option<u64> {
     let p = wire::parse(frame).ok()?;
     if !matches!(p.net, Net::V4 | Net::V6) {
         return None;

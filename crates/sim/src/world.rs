@@ -31,14 +31,14 @@ const STUCK_US: u64 = 2_500_000;
 /// Unix milliseconds at the start of a run.
 const EPOCH_MS: i64 = 1_700_000_000_000;
 /// Lines of a trace that are kept.
-const TRACE_LINES: usize = 200_000;
+const TRACE_LINES: usize = 3_000_000;
 
 /// A machine: what outlasts the runs of its process.
 #[derive(Clone, Copy, Debug)]
 struct Machine {
     clock: Clock,
-    /// The incarnation of the last run.
-    last_incarnation: u64,
+    /// The number in the file where the last run's is kept: see `ravelind/src/incarnation.rs`.
+    kept: u64,
 }
 
 pub(crate) struct World {
@@ -81,7 +81,7 @@ impl World {
                         drift_ppm: drift,
                         unix_ms: EPOCH_MS + skew,
                     },
-                    last_incarnation: 0,
+                    kept: 0,
                 }
             })
             .collect();
@@ -113,6 +113,7 @@ impl World {
                     && (options.workers == 1 || faults.traffic_misdelivery == 0),
                 repaired: options.digests || options.profile == crate::Profile::Quiet,
                 tables_overflow: faults.tiny_table,
+                beyond: faults.beyond,
                 frames_may_be_invalid: faults.link_corruption > 0,
             },
             failure: None,
@@ -171,7 +172,12 @@ impl World {
                 core,
                 ticket,
             } => self.turn(node, run, core, ticket),
-            Event::ToNode { node, port, frame } => self.arrive_at(node, port, frame),
+            Event::ToNode { node, port, frame } => {
+                if self.shape.options.trace {
+                    self.say(format_args!("node {node} gets {}", describe(&frame)));
+                }
+                self.arrive_at(node, port, frame);
+            }
             Event::ToHosts { port, frame } => {
                 self.note(3, port as u64, &frame);
                 self.hosts
@@ -193,6 +199,9 @@ impl World {
             }
             Event::Closed { conn, side } => {
                 self.net.closed(conn, side, now_us, &mut self.queue);
+            }
+            Event::Reset { conn, side } => {
+                self.net.reset(conn, side, now_us, &mut self.queue);
             }
             Event::Dial {
                 node,
@@ -251,6 +260,9 @@ impl World {
                 process.member_turn(&mut outside);
                 if joined && process.membership().state() == MemberState::Active {
                     self.took_back_us = Some(self.now_us);
+                }
+                if let Some(known) = process.outrun.take() {
+                    self.end_outrun(node, known);
                 }
             }
             Core::Worker(number) => {
@@ -592,7 +604,9 @@ impl World {
         let next = match progress {
             Progress::None => None,
             // Sometimes it is taken back before it is done.
-            Progress::UnderWay if self.rng.chance(5_000) => Some((0, Undo::Undrain { node, run })),
+            Progress::UnderWay if !process.ending && self.rng.chance(5_000) => {
+                Some((0, Undo::Undrain { node, run }))
+            }
             Progress::UnderWay => Some((LOOK_AGAIN_US, Undo::Drained { node, run })),
             Progress::Drained => {
                 let us = self.rng.range(1_000..=2_000_000);
@@ -629,6 +643,28 @@ impl World {
         self.schedule.later(at_us, undo, &mut self.queue);
     }
 
+    /// A process to which a peer does not listen, since its clock went back, keeps the number that the peer
+    /// knows and hands over; its supervisor starts it again.
+    fn end_outrun(&mut self, node: usize, known: u64) {
+        self.machines[node].kept = self.machines[node].kept.max(known);
+        let Some(process) = &mut self.processes[node] else {
+            return;
+        };
+        if std::mem::replace(&mut process.ending, true) {
+            return;
+        }
+        let how = membership::Drain {
+            bound_ms: 10_000,
+            force: true,
+        };
+        let order = Order::Drain { stay: false, how };
+        process.order(order, self.now_us, &mut self.queue);
+        let run = process.run;
+        let look = Undo::Drained { node, run };
+        self.schedule
+            .later(self.now_us + LOOK_AGAIN_US, look, &mut self.queue);
+    }
+
     fn start(&mut self, node: usize, clock_lost: bool) {
         if self.processes[node].is_some() {
             return;
@@ -642,26 +678,16 @@ impl World {
         }
         if clock_lost {
             machine.clock.unix_ms -= 3_600_000;
+            // With the disk that the number of its run was on, or without.
+            if self.rng.chance(600_000) {
+                machine.kept = 0;
+            }
             self.stats.clocks_lost += 1;
             self.rules.frames_may_be_invalid = true;
         }
-        let mut clock = machine.clock;
-        let refused = clock.unix_ms(self.now_us) <= machine.last_incarnation;
-        if refused && !clock_lost {
-            // Stepped back over its last start: its operator sets it right.
-            let behind = machine.last_incarnation + 1 - clock.unix_ms(self.now_us);
-            clock.unix_ms += behind as i64;
-            machine.clock = clock;
-        }
-        if refused && clock_lost {
-            // Nobody lets it in. Later it is started again with a clock that is right.
-            let at_us = self.now_us + self.rng.range(100_000..=2_000_000);
-            self.schedule
-                .later(at_us, Undo::Restart { node }, &mut self.queue);
-        }
-        self.machines[node].last_incarnation = self.machines[node]
-            .last_incarnation
-            .max(clock.unix_ms(self.now_us));
+        let clock = machine.clock;
+        let incarnation = clock.unix_ms(self.now_us).max(machine.kept + 1);
+        machine.kept = incarnation;
         self.net.started(node, run, self.now_us, &mut self.queue);
         let mut outside = Outside {
             now_us: self.now_us,
@@ -670,7 +696,7 @@ impl World {
             stats: &mut self.stats,
             said: self.shape.options.trace.then_some(&mut self.said),
         };
-        let process = Process::start(&self.shape, node, run, clock, &mut outside);
+        let process = Process::start(&self.shape, node, (run, incarnation), clock, &mut outside);
         self.say(format_args!(
             "node {node} starts, incarnation {}",
             process.incarnation
@@ -689,14 +715,6 @@ impl World {
             Undo::Start { node, clock_lost } => {
                 self.start(node, clock_lost);
                 self.stats.restarts += 1;
-            }
-            Undo::Restart { node } => {
-                if let Some(process) = self.processes[node].take() {
-                    self.count(&process);
-                    self.net.crashed(node, self.now_us, &mut self.queue);
-                }
-                self.machines[node].clock.unix_ms += 3_600_000;
-                self.start(node, false);
             }
             Undo::Resume { node } => {
                 let over = self.processes[node]
@@ -909,13 +927,19 @@ fn describe(frame: &[u8]) -> String {
             p.tcp.payload_len
         ),
         Ok(p) => format!(
-            "proto {} {}:{} > {}:{} icmp {}",
+            "proto {} {}:{} > {}:{} icmp {} payload {:02x?}",
             p.proto,
             wire::addr_to_ip(&p.src),
             p.sport,
             wire::addr_to_ip(&p.dst),
             p.dport,
-            p.icmp.kind
+            p.icmp.kind,
+            // Requests over UDP are numbered.
+            frame
+                .iter()
+                .skip(p.payload.into())
+                .take(2)
+                .collect::<Vec<_>>(),
         ),
         Err(error) => format!("{error:?}"),
     }

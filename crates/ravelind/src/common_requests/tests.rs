@@ -117,6 +117,7 @@ fn common(text: &str, store: impl FnOnce(&Arc<Policies>) -> Arc<dyn CommonStore>
             policies: policies.clone(),
             incarnation: 1,
             later_run: Default::default(),
+            outrun: Default::default(),
             started_us: 0,
             synced: Default::default(),
             sync: Default::default(),
