@@ -9,6 +9,7 @@ use wire::{Mac, Parsed, ethernet};
 
 use crate::counters::Counter;
 use crate::hops::Due;
+use crate::open::First;
 use crate::port::{PacketBuf, Port};
 use crate::receive::Packet;
 use crate::tcp::{self, Outcome};
@@ -38,7 +39,14 @@ impl<P: Port> Worker<P> {
         }
         let now_s = self.now.s();
         let shared = self.is_shared(id);
+        if p.proto == PROTO_TCP
+            && let Some(first) = self.opened_anew(id, dir, &p.tcp, shared)
+            && let Err(reason) = self.renew(id, first)
+        {
+            return self.counters.count(reason);
+        }
         let entry = self.table.entry(id);
+        let class = entry.record.class;
         // Nobody has answered yet, so its opening may not be acknowledged where it was opened: what goes
         // on from here waits until this node's own targets have the flow from here.
         let unanswered =
@@ -51,6 +59,7 @@ impl<P: Port> Worker<P> {
         }
         self.mark_if_old(id);
         let was_replica = self.table.entry(id).local.flags.is_replica();
+        let mut doubtful = false;
         let entry = self.table.entry_mut(id);
         let before = entry.record.progress;
         if was_replica {
@@ -72,7 +81,7 @@ impl<P: Port> Worker<P> {
                         entry.local.flags.anchored(dir);
                     }
                 }
-                Outcome::PassUntracked => {}
+                Outcome::PassUntracked => doubtful = true,
                 Outcome::OutOfWindow => return self.counters.count(Counter::DropTcpWindow),
                 Outcome::Invalid => return self.counters.count(Counter::DropTcpInvalid),
                 Outcome::Reopen => {
@@ -108,6 +117,9 @@ impl<P: Port> Worker<P> {
         if was_replica {
             let key = self.table.entry(id).record.key;
             self.note_first_forward(&key);
+        }
+        if doubtful {
+            self.note_doubt(id, First::of(&packet));
         }
         if self.table.entry(id).local.flags.is_diverted() {
             let key = self.table.entry(id).record.key;

@@ -31,6 +31,7 @@ pub mod memory;
 mod open;
 pub mod port;
 mod receive;
+mod reopen;
 mod shared;
 mod sync;
 mod tcp;

@@ -3,7 +3,7 @@
 use flowtable::{FlowId, InsertError, Local, LocalFlags};
 use policy::{Action, Decision, Identity, Query};
 use state::{
-    Class, FlowKey, FlowRecord, Life, Mark, PROTO_TCP, Progress, SyncMode, Verdict, slot_of,
+    Class, Dir, FlowKey, FlowRecord, Life, Mark, PROTO_TCP, Progress, SyncMode, Verdict, slot_of,
 };
 use wire::reply::{IcmpError, Unreachable};
 use wire::tcp::{ACK, RST, SYN};
@@ -16,6 +16,28 @@ use crate::port::Port;
 use crate::receive::Packet;
 use crate::tcp;
 use crate::worker::{LogEntry, Worker};
+
+/// What a flow's record is made of: its first packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct First {
+    pub(crate) dir: Dir,
+    pub(crate) proto: u8,
+    /// If that is the protocol.
+    pub(crate) tcp: wire::Tcp,
+    /// Of the IP packet.
+    pub(crate) octets: u16,
+}
+
+impl First {
+    pub(crate) fn of<B>(packet: &Packet<'_, B>) -> Self {
+        Self {
+            dir: packet.dir,
+            proto: packet.p.proto,
+            tcp: packet.p.tcp,
+            octets: packet.p.end - packet.p.l3,
+        }
+    }
+}
 
 impl<P: Port> Worker<P> {
     /// A packet of no flow that lives. `tombstone` is what is left of the flow that had its key.
@@ -80,21 +102,39 @@ impl<P: Port> Worker<P> {
                 };
             }
         }
-        let alone = self.is_alone(slot_of(key));
-        let protect = decision.sync == SyncMode::Ack;
-        if protect && alone && self.config.hold.alone == WhenAlone::Refuse {
-            return self.counters.count(Counter::DropAlone);
+        if let Err(reason) = self.may_protect(key, &decision) {
+            return self.counters.count(reason);
         }
-        if protect && !alone && self.links.to_sync.is_full() {
-            return self.counters.count(Counter::DropSyncFull);
-        }
-        let Some(id) = self.insert(key, &packet, tombstone, &decision, (zone_from, zone_to)) else {
+        let first = First::of(&packet);
+        let Some(id) = self.insert(key, &first, tombstone, &decision, (zone_from, zone_to)) else {
             return self.counters.count(Counter::DropTableFull);
         };
         self.counters.count(Counter::FlowOpened);
         if let Some(expected) = &expected {
             self.opened_as_expected(id, expected);
         }
+        self.tell_opened(id, &decision);
+        let Some(hop) = self.look_up_hop(&packet) else {
+            return;
+        };
+        let hold_lsn = self.table.entry(id).local.hold_lsn;
+        self.forward(packet, hop, hold_lsn);
+    }
+
+    /// Whether a flow can be protected as the rules want it.
+    pub(crate) fn may_protect(&self, key: &FlowKey, decision: &Decision) -> Result<(), Counter> {
+        if decision.sync != SyncMode::Ack {
+            return Ok(());
+        }
+        match self.is_alone(slot_of(key)) {
+            true if self.config.hold.alone == WhenAlone::Refuse => Err(Counter::DropAlone),
+            false if self.links.to_sync.is_full() => Err(Counter::DropSyncFull),
+            _ => Ok(()),
+        }
+    }
+
+    /// Hands a flow that has just been opened to the sync core, now or later, as the rules want it.
+    pub(crate) fn tell_opened(&mut self, id: FlowId, decision: &Decision) {
         match decision.sync {
             // Packets of the other direction may come to other nodes, which ask the slot's owner.
             SyncMode::None | SyncMode::Delayed if self.is_shared(id) => self.emit(id),
@@ -110,11 +150,6 @@ impl<P: Port> Worker<P> {
                 local.hold_lsn = local.lsn;
             }
         }
-        let Some(hop) = self.look_up_hop(&packet) else {
-            return;
-        };
-        let hold_lsn = self.table.entry(id).local.hold_lsn;
-        self.forward(packet, hop, hold_lsn);
     }
 
     /// Who is logged in at an address, if any rule asks.
@@ -148,18 +183,17 @@ impl<P: Port> Worker<P> {
     }
 
     /// Puts the flow into the table; `None` when that is full.
-    fn insert(
+    pub(crate) fn insert(
         &mut self,
         key: &FlowKey,
-        packet: &Packet<'_, P::Buf>,
+        first: &First,
         tombstone: Option<FlowId>,
         decision: &Decision,
         (zone_from, zone_to): (u8, u8),
     ) -> Option<FlowId> {
-        let p = packet.p;
-        let (tcp, progress) = match p.proto {
-            PROTO_TCP => tcp::open(&p.tcp, packet.dir),
-            _ => (Default::default(), Progress::seen(packet.dir)),
+        let (tcp, progress) = match first.proto {
+            PROTO_TCP => tcp::open(&first.tcp, first.dir),
+            _ => (Default::default(), Progress::seen(first.dir)),
         };
         let predecessor = tombstone.map_or(0, |id| self.table.entry(id).record.incarnation);
         let clock = self.now.unix_ms << 8 | u64::from(self.config.node.raw());
@@ -167,7 +201,7 @@ impl<P: Port> Worker<P> {
             key: *key,
             incarnation: clock.max(predecessor + 1),
             class: Class {
-                origin: packet.dir,
+                origin: first.dir,
                 sync: decision.sync,
                 zone_from,
                 zone_to,
@@ -191,8 +225,8 @@ impl<P: Port> Worker<P> {
             common_epoch: self.common_epoch,
             ..Local::default()
         };
-        local.packets[packet.dir.index()] = 1;
-        local.bytes[packet.dir.index()] = u64::from(p.end - p.l3);
+        local.packets[first.dir.index()] = 1;
+        local.bytes[first.dir.index()] = first.octets.into();
         if let Some(id) = tombstone {
             let entry = self.table.entry_mut(id);
             entry.record = record;

@@ -217,7 +217,8 @@ fn track_any(record: &mut FlowRecord, dir: Dir, seg: &wire::Tcp, context: Contex
     let mut receiver = receiver;
     if rst {
         record.progress = record.progress.union(Progress::seen(dir));
-        if seq == sender.end {
+        // Of an old copy nobody knows where the sender is now: then what is ahead of it may be there.
+        if seq == sender.end || context.sender_behind && seq > sender.end {
             record.progress = record.progress.union(Progress::reset());
         }
         return Outcome::Pass;

@@ -24,6 +24,7 @@ use crate::hops::{Hops, Routes};
 use crate::instruct::{AgentLink, Awaited};
 use crate::port::{BURST_MAX, Burst, PacketBuf, Port};
 use crate::receive::{OwnAddresses, ParsedBurst};
+use crate::reopen::Doubts;
 use crate::shared::{NodeShared, Policy, SnapshotReader, WorkerShared};
 use crate::sync::Jobs;
 
@@ -132,6 +133,7 @@ pub struct Worker<P: Port> {
     pub(crate) hops: Hops<P::Buf>,
     pub(crate) hold: HoldQueue<P::Buf>,
     pub(crate) asks: Asks<P::Buf>,
+    pub(crate) doubts: Doubts,
     pub(crate) counters: Counters,
     pub(crate) links: Links<P::Buf>,
     pub(crate) shared: Arc<WorkerShared>,
@@ -303,6 +305,7 @@ impl<P: Port> Worker<P> {
             routes: Routes::new(&config.interfaces, &config.routes),
             hops: Hops::new(config.hops, &config.neighbours),
             hold: HoldQueue::with_capacity(config.hold.capacity),
+            doubts: Doubts::new(config.seed),
             asks: Asks::with_capacity(
                 match config.distribution {
                     Distribution::Ecmp => config.hold.capacity,

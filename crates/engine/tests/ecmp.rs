@@ -495,6 +495,29 @@ fn a_packet_of_an_unknown_flow_waits_until_the_owner_is_asked() {
     assert_eq!(cluster.agreed(), before);
 }
 
+/// The SYN passes one node, its answer another: what the opener says upon the answer shows that there was one.
+#[test]
+fn a_connection_through_two_nodes_begins_anew() {
+    for owner in 0..NODES {
+        let mut cluster = Cluster::new(owner, hold());
+        cluster.connect();
+        let old = cluster.agreed().incarnation;
+        let (seq, ack) = (3_000_000_000, 2_500_000_000);
+        assert_eq!(cluster.through(0, INSIDE, tcp(C, S, SYN, seq, 0, &[])), 1);
+        let answer = tcp(S, C, SYN | ACK, ack, seq + 1, &[]);
+        assert_eq!(cluster.through(1, OUTSIDE, answer), 1);
+        assert_eq!(cluster.agreed().incarnation, old);
+        let third = tcp(C, S, ACK, seq + 1, ack + 1, &[]);
+        assert_eq!(cluster.through(0, INSIDE, third), 1);
+        let data = tcp(S, C, ACK | PSH, ack + 1, seq + 1, b"hello");
+        assert_eq!(cluster.through(1, OUTSIDE, data), 1);
+        cluster.run(40);
+        let anew = cluster.agreed();
+        assert!(anew.incarnation > old, "owner {owner}");
+        assert_eq!(anew.tcp_phase(), Some(TcpPhase::Established));
+    }
+}
+
 /// A node that is none of the owner's targets any more keeps its copies for a while, and is told nothing: it
 /// asks before it lets a packet go by one.
 #[test]

@@ -287,6 +287,65 @@ fn a_connection_closes_and_expires() {
     rig.moved(&[("flow_expired", 1)]);
 }
 
+/// An end that has lost its connection opens the next one with the same ports. Whether the other end still has the old
+/// one is for that to say.
+#[test]
+fn a_connection_begins_anew_when_both_ends_say_so() {
+    let mut rig = alone();
+    handshake(&mut rig);
+    let first = flows(&mut rig)[0].record;
+    rig.forget_counts();
+    let syn = || tcp(C, S, SYN, 3_000_000_000, 0, &[]);
+    // The server has it and asks whether that was meant: all stays as it is.
+    one(rig.through(INSIDE, syn()));
+    one(rig.through(OUTSIDE, tcp(S, C, ACK, 501, 101, &[])));
+    // Answers to another SYN, forged ones among them, are none.
+    assert_eq!(
+        rig.through(OUTSIDE, tcp(S, C, SYN | ACK, 1_000_000_000, 77, &[]))
+            .len(),
+        0
+    );
+    assert_eq!(flows(&mut rig)[0].record.incarnation, first.incarnation);
+    rig.moved(&[
+        ("rx_packets", 3),
+        ("tx_packets", 2),
+        ("forwarded", 2),
+        ("drop_tcp_window", 1),
+    ]);
+    // It has not: both begin anew, with numbers that lie anywhere.
+    one(rig.through(
+        OUTSIDE,
+        tcp(S, C, SYN | ACK, 2_500_000_000, 3_000_000_001, &[]),
+    ));
+    rig.moved(&[
+        ("rx_packets", 1),
+        ("tx_packets", 1),
+        ("forwarded", 1),
+        ("flow_replaced", 1),
+        ("flow_opened", 1),
+    ]);
+    one(rig.through(
+        INSIDE,
+        tcp(C, S, ACK, 3_000_000_001, 2_500_000_001, b"GET /"),
+    ));
+    one(rig.through(
+        OUTSIDE,
+        tcp(S, C, ACK, 2_500_000_001, 3_000_000_006, b"200"),
+    ));
+    rig.moved(&[("rx_packets", 2), ("tx_packets", 2), ("forwarded", 2)]);
+    let seen = flows(&mut rig);
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0].record.tcp_phase(), Some(TcpPhase::Established));
+    assert!(seen[0].record.incarnation > first.incarnation);
+    assert_eq!(seen[0].local.packets.iter().sum::<u64>(), 4);
+    // The windows are those of the new one.
+    assert_eq!(
+        rig.through(OUTSIDE, tcp(S, C, ACK, 501, 106, b"old")).len(),
+        0
+    );
+    rig.moved(&[("rx_packets", 1), ("drop_tcp_window", 1)]);
+}
+
 #[test]
 fn an_icmp_error_passes_only_with_its_flow() {
     let mut rig = alone();

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use state::SyncMode;
+use state::{FlowKey, SyncMode};
 use wire::{Mac, Net, arp, icmpv4, icmpv6, ip, ndp};
 
 use crate::queue::{Event, Queue};
@@ -53,6 +53,15 @@ pub(crate) struct Flow {
     body: Body,
     ticket: u64,
     due_us: u64,
+}
+
+impl Flow {
+    pub(crate) fn key(&self) -> FlowKey {
+        let address = |end: &SocketAddr| wire::addr_from_ip(end.ip());
+        let (client, server) = (address(&self.client), address(&self.server));
+        let ports = (self.client.port(), self.server.port());
+        FlowKey::new(client, server, ports.0, ports.1, self.proto).0
+    }
 }
 
 #[derive(Debug)]

@@ -42,6 +42,10 @@ struct Facts {
     buried: u64,
     /// Since when an incarnation is dead everywhere that it is known.
     dead_since: Option<(u64, u64)>,
+    /// When each incarnation was first met in any table.
+    met_us: BTreeMap<u64, u64>,
+    /// When the ends began with the connection that they have now, or had last.
+    opened_us: u64,
 }
 
 /// Watches a run.
@@ -72,8 +76,6 @@ pub(crate) struct Rules {
     pub(crate) repaired: bool,
     /// Targets may refuse records for want of room.
     pub(crate) tables_overflow: bool,
-    /// Failures come before redundancy is whole again.
-    pub(crate) beyond: bool,
     /// Frames are damaged, or runs refused for their clock.
     pub(crate) frames_may_be_invalid: bool,
 }
@@ -100,6 +102,7 @@ impl Oracle {
             if let Some(id) = table.lookup(key) {
                 let incarnation = table.entry(id).record.incarnation;
                 self.saw(key, me, process.incarnation, incarnation);
+                self.meet(key, incarnation, at_us);
                 self.settle(key, peers, rules);
             }
         }
@@ -135,6 +138,7 @@ impl Oracle {
                 times.pop_front()
             });
             let incarnation = kept.map_or(record.incarnation, |(incarnation, _)| incarnation);
+            self.meet(&record.key, record.incarnation, at_us);
             let facts = self.facts.entry(record.key).or_default();
             if facts.left < incarnation {
                 facts.left = incarnation;
@@ -151,16 +155,17 @@ impl Oracle {
                 // A target that refuses records for want of room acknowledges them all the same.
                 let lacking = |targets: NodeSet| -> NodeSet {
                     let lacking = facts.lacking(incarnation, targets, &view);
-                    // Of a flow that it has opened itself, a node was told nothing. Beyond the rules a node may
-                    // die while two that are apart both handle a flow: then its heir and the other one have
-                    // an incarnation each, of one connection.
-                    let opened = |peer: NodeId| {
-                        let copy = copy_at(peers, peer, &record.key);
-                        rules.ecmp && copy.is_some_and(|copy| copy.incarnation >= incarnation)
-                            || rules.beyond && handles(peers, peer, &record.key)
+                    // Two nodes that did not know of each other may both have opened a connection: any of
+                    // its incarnations is enough to go on with it.
+                    let knows = |peer: NodeId| {
+                        copy_at(peers, peer, &record.key).is_some_and(|copy| {
+                            let met_us = facts.met_us.get(&copy.incarnation);
+                            copy.life == Life::Alive
+                                && met_us.is_some_and(|met_us| *met_us >= facts.opened_us)
+                        })
                     };
                     let excused = |peer: &NodeId| {
-                        rules.tables_overflow && refused_any(&peers[peer.index()]) || opened(*peer)
+                        rules.tables_overflow && refused_any(&peers[peer.index()]) || knows(*peer)
                     };
                     lacking.iter().filter(|peer| !excused(peer)).collect()
                 };
@@ -212,6 +217,7 @@ impl Oracle {
             return;
         };
         if let Some(record) = record_at(process, &key).filter(|record| record.life == Life::Alive) {
+            self.meet(&key, record.incarnation, at_us);
             let times = self.kept.entry((process.node, print)).or_default();
             times.push_back((record.incarnation, at_us));
         }
@@ -280,6 +286,16 @@ impl Oracle {
                 facts.settle(key, process, rules);
             }
         }
+    }
+
+    /// An end begins with a connection.
+    pub(crate) fn opened(&mut self, key: FlowKey, at_us: u64) {
+        self.facts.entry(key).or_default().opened_us = at_us;
+    }
+
+    fn meet(&mut self, key: &FlowKey, incarnation: u64, at_us: u64) {
+        let facts = self.facts.entry(*key).or_default();
+        facts.met_us.entry(incarnation).or_insert(at_us);
     }
 
     fn saw(&mut self, key: &FlowKey, node: NodeId, run: u64, incarnation: u64) {
@@ -702,17 +718,6 @@ fn copy_at<'a>(
     key: &FlowKey,
 ) -> Option<&'a FlowRecord> {
     record_at(processes[node.index()].as_ref()?, key)
-}
-
-/// Whether a node lets packets of a flow through by a record of its own.
-fn handles(processes: &[Option<Process>], node: NodeId, key: &FlowKey) -> bool {
-    let Some(process) = &processes[node.index()] else {
-        return false;
-    };
-    let worker = worker_of(slot_of(key), process.workers.len());
-    let table = process.workers[worker].worker.table();
-    let entry = table.lookup(key).map(|id| table.entry(id));
-    entry.is_some_and(|entry| entry.is_alive() && entry.local.flags.is_handler())
 }
 
 fn record_at<'a>(process: &'a Process, key: &FlowKey) -> Option<&'a FlowRecord> {

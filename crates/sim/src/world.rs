@@ -113,7 +113,6 @@ impl World {
                     && (options.workers == 1 || faults.traffic_misdelivery == 0),
                 repaired: options.digests || options.profile == crate::Profile::Quiet,
                 tables_overflow: faults.tiny_table,
-                beyond: faults.beyond,
                 frames_may_be_invalid: faults.link_corruption > 0,
             },
             failure: None,
@@ -501,9 +500,13 @@ impl World {
             true => 1 + self.rng.below(4) * self.rng.below(3),
             false => 1,
         };
+        let had = self.hosts.flows.len();
         for _ in 0..burst {
             self.hosts
                 .open(now_us, until_us, &mut self.queue, &mut self.stats);
+        }
+        for flow in &self.hosts.flows[had..] {
+            self.oracle.opened(flow.key(), now_us);
         }
         self.after_hosts();
         if self.schedule.quiet_since_us.is_none() {
