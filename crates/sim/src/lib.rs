@@ -11,6 +11,7 @@
 //! `cargo run --release -p sim -- --help` has the command line.
 #![forbid(unsafe_code)]
 
+mod common;
 mod drain;
 mod hosts;
 #[cfg(feature = "mutations")]

@@ -52,7 +52,7 @@ fn profile(mutation: Mutation, seed: u64) -> Profile {
     let likely = match mutation {
         Mutation::TrustOldView | Mutation::AcknowledgeUnapplied => Profile::Pauses,
         Mutation::LoseTombstones | Mutation::ExpireCopies => Profile::Quiet,
-        Mutation::StaleRecordWins => Profile::Partitions,
+        Mutation::StaleRecordWins | Mutation::ForgetDeletions => Profile::Partitions,
         Mutation::EnforceOldWindows => Profile::Lossy,
         _ => Profile::Crashes,
     };

@@ -14,7 +14,7 @@ use engine::{
 use membership::{Event as MemberEvent, Health, Membership, View};
 use replication::{Output, Replicator, Runs, ToSync, ToWorker};
 use rtrb::{Consumer, Producer};
-use state::{FlowKey, NodeId};
+use state::{FlowKey, NodeId, Stamp};
 
 use crate::drain::{Drainer, Order, Progress};
 use crate::net::{ConnId, Heard, Kind, Net, SendError, Side};
@@ -139,6 +139,8 @@ pub(crate) struct Process {
     heartbeat_us: u64,
     /// A peer that has never heard this run knows a later one, of this number.
     pub(crate) outrun: Option<u64>,
+    /// Up to where every living node has what was written here, as the replicator has just said.
+    pub(crate) common_synced: Option<Stamp>,
     /// It was ordered to hand over and end, and will not be told otherwise.
     pub(crate) ending: bool,
     /// Until then nothing runs.
@@ -241,6 +243,7 @@ impl Process {
             dead_after_us: timing.dead_after_ms * 1_000,
             heartbeat_us: timing.heartbeat_ms * 1_000,
             outrun: None,
+            common_synced: None,
             ending: false,
             paused_until_us: 0,
             slow_until_us: 0,
@@ -258,6 +261,10 @@ impl Process {
 
     pub(crate) fn membership(&self) -> &Membership {
         &self.member.membership
+    }
+
+    pub(crate) fn replicator_mut(&mut self) -> &mut Replicator {
+        &mut self.sync.replicator
     }
 
     pub(crate) fn replicator(&self) -> &Replicator {
@@ -681,10 +688,15 @@ impl Process {
                         .net
                         .close(node, peer.index(), Kind::Sync, now_us, outside.queue);
                 }
-                // Nobody logs in here yet, and the detector is off.
-                Output::CommonChanged { .. }
-                | Output::CommonSynced { .. }
-                | Output::Detected { .. } => {}
+                Output::CommonChanged { kinds } => {
+                    let map = self.sync.replicator.common();
+                    let next = self.shared.common.load().rebuild(map, kinds);
+                    self.shared.common.publish(Arc::new(next));
+                    self.wake_workers(outside);
+                }
+                Output::CommonSynced { stamp } => self.common_synced = Some(stamp),
+                // The detector is off.
+                Output::Detected { .. } => {}
                 Output::Event(event) => {
                     outside.say(format_args!("node {node}: {event:?}"));
                     if matches!(event, replication::Event::Lagging { .. }) {

@@ -169,6 +169,8 @@ pub struct Options {
     pub converge_us: u64,
     /// Connections opened per second.
     pub opens_per_s: u64,
+    /// Writes of common state per second.
+    pub writes_per_s: u64,
     /// The faults.
     pub faults: Faults,
     /// Whether to keep a line for everything that happens.
@@ -233,6 +235,7 @@ impl Options {
             load_us: fixed.time_s.unwrap_or(load_s) * 1_000_000,
             converge_us: 40_000_000,
             opens_per_s: rng.range(4..=14),
+            writes_per_s: *Rng::new(seed, 8).pick(&[0, 1, 3, 10]),
             faults,
             trace: false,
         }

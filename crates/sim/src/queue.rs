@@ -42,6 +42,8 @@ pub(crate) enum Event {
     Datagram { conn: ConnId, bytes: Vec<u8> },
     /// A side looks whether the other has been silent for too long.
     IdleCheck { conn: ConnId, side: Side },
+    /// An operator writes common state.
+    Write,
     /// A side says something, and would hear that the other knows nothing of the connection.
     Reset { conn: ConnId, side: Side },
     /// A side hears that the other has closed.

@@ -118,6 +118,10 @@ stats! {
     answers,
     /// Connections that were lost, where the schedule allows it.
     losses_allowed,
+    /// Writes of common state.
+    common_writes,
+    /// Of these, those that every living node had confirmed.
+    common_confirmed,
     /// Crashes.
     crashes,
     /// Restarts.

@@ -4,6 +4,7 @@ use membership::MemberState;
 use state::{FlowKey, SyncMode, slot_of, worker_of};
 use wire::{Net as Layer, ip};
 
+use crate::common::{self, Write, Writes};
 use crate::drain::{Order, Progress};
 use crate::hosts::{Hosts, INSIDE, Loss};
 use crate::net::{Delivery, Net};
@@ -51,6 +52,9 @@ pub(crate) struct World {
     processes: Vec<Option<Process>>,
     oracle: Oracle,
     witness: Witness,
+    writes: Writes,
+    /// Chance for operators, apart from all other.
+    operator: Rng,
     /// When a node last became active, and so took its slots back.
     took_back_us: Option<u64>,
     /// The nodes that a router in front of them sends to.
@@ -95,6 +99,8 @@ impl World {
             processes: (0..options.nodes).map(|_| None).collect(),
             oracle: Oracle::default(),
             witness: Witness::default(),
+            writes: Writes::default(),
+            operator: Rng::new(options.seed, 7),
             took_back_us: None,
             next_hops: Vec::new(),
             schedule: Schedule::new(options),
@@ -121,6 +127,9 @@ impl World {
             world.start(node, false);
         }
         world.queue.put(OPEN_FROM_US, Event::Open);
+        if options.writes_per_s > 0 {
+            world.queue.put(OPEN_FROM_US, Event::Write);
+        }
         world.queue.put(SCAN_EVERY_US, Event::Scan);
         world.queue.put(OPEN_FROM_US, Event::Schedule);
         world
@@ -225,6 +234,7 @@ impl World {
                 self.after_hosts();
             }
             Event::Open => self.open(),
+            Event::Write => self.write(),
             Event::Schedule => self.step_schedule(),
             Event::Undo(undo) => self.undo(undo),
             Event::Scan => self.scan(),
@@ -249,6 +259,9 @@ impl World {
             Core::Sync => {
                 let before = process.replicator_view.clone();
                 process.sync_turn(&mut outside);
+                if let Some(stamp) = process.common_synced.take() {
+                    self.writes.synced(run, stamp, &mut self.stats);
+                }
                 if process.replicator_view.epoch != before.epoch {
                     let process = self.processes[node].as_ref().expect("it has just run");
                     self.oracle.view_changed(process, &before, self.rules);
@@ -515,13 +528,44 @@ impl World {
         }
     }
 
+    /// An operator writes on some node that serves.
+    fn write(&mut self) {
+        if self.schedule.quiet_since_us.is_some() {
+            return;
+        }
+        let gap_us = self
+            .operator
+            .range(1_000..=2_000_000 / self.shape.options.writes_per_s);
+        self.queue.put(self.now_us + gap_us, Event::Write);
+        let write = Write::draw(&mut self.operator);
+        let node = self.operator.below(self.shape.options.nodes as u64) as usize;
+        let now_us = self.now_us;
+        let Some(process) = self.processes[node].as_mut() else {
+            return;
+        };
+        let serves = process.membership().state() == MemberState::Active;
+        if !serves || process.paused_until_us > now_us {
+            return;
+        }
+        if let Some(stamp) = process.write(&write, now_us) {
+            process.wake(Core::Sync, now_us, &mut self.queue);
+            let run = process.run;
+            self.stats.common_writes += 1;
+            self.writes.written(run, &write, stamp);
+            self.say(format_args!("node {node} writes {write:?} at {stamp:?}"));
+        }
+    }
+
     fn step_schedule(&mut self) {
         let runs = |node: &usize| self.processes[*node].is_some();
         self.next_hops = (0..self.shape.options.nodes).filter(runs).collect();
         let (processes, rules) = (&self.processes, self.rules);
         let step = self.schedule.step(
             self.now_us,
-            |stats| oracle::whole(processes, rules, stats),
+            |stats| {
+                oracle::whole(processes, rules, stats)?;
+                common::told(processes)
+            },
             &mut self.net,
             &mut self.queue,
             &mut self.stats,
@@ -780,7 +824,9 @@ impl World {
         if !due {
             return false;
         }
-        match oracle::converged(&self.processes, self.rules, &mut self.stats) {
+        let beyond = self.shape.options.faults.beyond;
+        let flows = oracle::converged(&self.processes, self.rules, &mut self.stats);
+        match flows.and_then(|()| common::agreed(&self.processes, &self.writes, beyond)) {
             Ok(()) => true,
             Err(lacking) => {
                 if self.now_us >= quiet_us + self.shape.options.converge_us {
@@ -881,6 +927,7 @@ impl World {
 
     fn count(&mut self, process: &Process) {
         use engine::Counter;
+        self.writes.over(process.run);
         let counters = process.replicator().counters();
         self.stats.frames_refused += counters.frames_invalid;
         self.stats.snapshots += counters.snapshots_done;

@@ -35,11 +35,15 @@ pub enum Mutation {
     ActiveTooSoon,
     /// membership: silence is no death.
     NobodyDies,
+    /// replication: a new run of a peer is not told the common state that its former run had.
+    NewRunKnows,
+    /// replication: that common state was deleted is forgotten before all members know it.
+    ForgetDeletions,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::ReleaseEarly,
         Self::AcknowledgeUnapplied,
         Self::KeepDeadTargets,
@@ -54,6 +58,8 @@ impl Mutation {
         Self::ExpireCopies,
         Self::ActiveTooSoon,
         Self::NobodyDies,
+        Self::NewRunKnows,
+        Self::ForgetDeletions,
     ];
 }
 

@@ -87,9 +87,13 @@ impl Lane {
     pub(super) fn greeted(&mut self, session: u32, incarnation: u64) -> bool {
         let other = self.incarnation != incarnation;
         if other {
+            let knows = state::mutation::is(state::mutation::Mutation::NewRunKnows)
+                && self.incarnation != 0;
             *self = Self {
                 incarnation,
-                whole: Some((None, 0)),
+                whole: (!knows).then_some((None, 0)),
+                sent: if knows { self.acked } else { 0 },
+                acked: if knows { self.acked } else { 0 },
                 ..Self::default()
             };
         }
