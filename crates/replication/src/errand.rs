@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use membership::{MemberState, View};
-use state::{FlowRecord, NodeId, SlotSet};
+use state::{FlowRecord, NodeId, Slot, SlotSet};
 
 use crate::message::{ERRANDS, End};
 use crate::replicator::Shared;
@@ -24,7 +24,7 @@ use crate::target::{Chunk, FIRST_CHUNK_SLOTS, FRAMES_QUEUED_MAX, Packer, Wire};
 use crate::{JobId, JobTarget};
 
 /// What an errand is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Purpose {
     HandOver,
     Remainder,
@@ -141,9 +141,19 @@ impl Errands {
         it
     }
 
-    /// Follows the view: runs of peers that are gone need nothing, and what is `owned` here is not
-    /// to be handed over.
+    /// Follows the view: slots that have moved on before they were brought go to who has them now, runs of
+    /// peers that are gone need nothing, and what is `owned` here is not to be handed over.
     pub(crate) fn view(&mut self, view: &View, owned: &SlotSet, shared: &mut Shared) {
+        let mut moved: BTreeMap<(NodeId, Purpose), SlotSet> = BTreeMap::new();
+        for (id, peer) in &mut self.by_peer {
+            peer.give_up(&mut |purpose, slot| match view.owner(slot) {
+                Some(owner) if owner != *id && !owned.contains(slot) => {
+                    moved.entry((owner, purpose)).or_default().insert(slot);
+                    true
+                }
+                _ => false,
+            });
+        }
         self.by_peer.retain(|id, peer| {
             let here = view.member(*id).is_some_and(|member| {
                 member.state != MemberState::Dead && member.incarnation == peer.incarnation
@@ -157,6 +167,16 @@ impl Errands {
             }
             here
         });
+        for ((owner, purpose), slots) in moved {
+            let Some(member) = view.member(owner) else {
+                continue;
+            };
+            // Who had them meanwhile hands over what it has itself; what is brought here it may never get.
+            match purpose {
+                Purpose::HandOver => self.hand_over(owner, member.incarnation, &slots, shared),
+                _ => self.remainder(owner, member.incarnation, &slots, shared),
+            }
+        }
     }
 
     /// The connection to the peer is gone.
@@ -295,6 +315,23 @@ impl Errands {
 }
 
 impl Peer {
+    /// Leaves out the slots that this peer was to be brought and that `moved` takes.
+    fn give_up(&mut self, moved: &mut dyn FnMut(Purpose, Slot) -> bool) {
+        let mut leave_out = |purpose, slots: &mut SlotSet| {
+            let gone: SlotSet = slots.iter().filter(|slot| moved(purpose, *slot)).collect();
+            slots.remove_all(&gone);
+            gone
+        };
+        leave_out(Purpose::HandOver, &mut self.hand_over);
+        leave_out(Purpose::Remainder, &mut self.remainder);
+        if let Some(errand) = &mut self.active
+            && matches!(errand.purpose, Purpose::HandOver | Purpose::Remainder)
+        {
+            let gone = leave_out(errand.purpose, &mut errand.slots);
+            errand.remaining.remove_all(&gone);
+        }
+    }
+
     /// Takes the next errand: first what connections wait for.
     fn next(&mut self, workers: usize, wire: &Wire, shared: &mut Shared) -> Option<Errand> {
         let (purpose, slots) = if !self.hand_over.is_empty() {

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use membership::{MemberState, View};
 use state::{FlowRecord, NODES_MAX, NodeId, SLOTS, Slot, SlotSet, slot_of, worker_of};
 
 use self::marks::Comparisons;
@@ -39,6 +40,8 @@ pub(crate) struct Receiver {
     /// Streams on which an acknowledgement is due.
     due: Vec<(NodeId, u16)>,
     comparisons: Comparisons,
+    /// By node: its run in the view; 0 for none that lives.
+    runs: [u64; NODES_MAX],
 }
 
 /// What a frame told that concerns the sending half.
@@ -188,6 +191,15 @@ impl Receiver {
             split: vec![Vec::new(); options.workers],
             due: Vec::new(),
             comparisons: Comparisons::default(),
+            runs: [0; NODES_MAX],
+        }
+    }
+
+    /// Follows the view.
+    pub(crate) fn view(&mut self, view: &View) {
+        self.runs = [0; NODES_MAX];
+        for member in view.members.iter().filter(|m| m.state != MemberState::Dead) {
+            self.runs[member.id.index()] = member.incarnation;
         }
     }
 
@@ -352,7 +364,9 @@ impl Receiver {
             .hello
             .map_or(0, |hello| hello.incarnation)
             .max(inbound.incarnation);
-        if incarnation < known {
+        // An earlier run that the membership hears is the one that lives: of the later one it heard nothing,
+        // and the peer has lost its memory of it.
+        if incarnation < known && self.runs[peer.index()] != incarnation {
             return Err(Violation::Incarnation {
                 theirs: incarnation,
                 known,

@@ -141,6 +141,7 @@ impl Replicator {
         self.told(now_us);
         self.repairs.view(view.clone());
         self.common.view(&view);
+        self.receiver.view(&view);
         self.sender.view(view, &mut self.shared);
         self.questions.view_changed();
     }

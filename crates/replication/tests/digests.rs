@@ -466,6 +466,36 @@ fn what_nobody_was_told_moves_with_its_slot() {
     assert!((20..40 + 80).contains(&brought), "{brought}");
 }
 
+/// Slots may move twice before their former owner has said anything to the first new one.
+#[test]
+fn what_nobody_was_told_follows_slots_that_move_on() {
+    for dies in [false, true] {
+        let mut net = Net::new(&[2, 1, 1], 3, |_| ());
+        net.connect_all();
+        net.set_views(&view(1, &[1, 1, 1], &[], ALL_OF_0, &[&[1, 2], &[0, 2]]));
+        net.settle();
+        for n in 0..20 {
+            net.packet_untold(0, key(n));
+        }
+        net.settle();
+        net.disconnect(0, 2);
+        net.set_views(&view(2, &[1, 1, 1], &[], |_| Some(2), &[&[1], &[0], &[1]]));
+        for _ in 0..20 {
+            net.step();
+        }
+        assert_eq!(net.status(0).handing_over_slots, state::SLOTS);
+        assert!(!is_alive(&mut net, 1, 3));
+        // It gives them to node 1, or dies and node 1 is its heir.
+        let runs = if dies { [1, 1, 0] } else { [1, 1, 1] };
+        net.set_views(&view(3, &runs, &[], |_| Some(1), &[&[1], &[0], &[1]]));
+        net.settle();
+        for n in 0..20 {
+            assert!(is_alive(&mut net, 1, n), "{n}, {dies}");
+        }
+        assert_eq!(net.status(0).handing_over_slots, 0);
+    }
+}
+
 #[test]
 fn a_joining_node_without_connection_holds_up_nobody() {
     let joining = view(1, &[1, 1], &[1], ALL_OF_0, &[&[1]]);

@@ -18,6 +18,7 @@ use state::{FlowKey, NodeId, Stamp};
 
 use crate::drain::{Drainer, Order, Progress};
 use crate::net::{ConnId, Heard, Kind, Net, SendError, Side};
+use crate::oracle;
 use crate::queue::{Core, Event, Queue};
 use crate::random::Rng;
 use crate::report::Stats;
@@ -161,6 +162,9 @@ pub(crate) struct Worked {
     pub(crate) sent: Vec<(usize, Vec<u8>)>,
     /// Frames taken from the ports, and not sent on at once.
     pub(crate) kept: Vec<Vec<u8>>,
+    /// Of SYNs that came, and of which the flow was known and alive: what a router leaves as it is, and the
+    /// flow's incarnation.
+    pub(crate) doubted: Vec<(Option<u64>, u64)>,
     /// Flows of batches that were merged.
     pub(crate) merged: Vec<FlowKey>,
     /// Packets that left at their deadline, unprotected.
@@ -183,6 +187,11 @@ impl Outside<'_> {
             said.push(line.to_string());
         }
     }
+}
+
+fn is_syn(frame: &[u8]) -> bool {
+    use wire::tcp::{ACK, SYN};
+    wire::parse(frame).is_ok_and(|p| p.proto == wire::ip::TCP && p.tcp.flags & (SYN | ACK) == SYN)
 }
 
 impl Process {
@@ -408,6 +417,17 @@ impl Process {
             let ports = ports.worker.ports_mut();
             ports.map(|port| port.arriving.len()).collect()
         };
+        for frame in arriving.iter().flatten().filter(|frame| is_syn(frame)) {
+            let record = oracle::key_of(frame).and_then(|key| {
+                let id = core.worker.table().lookup(&key)?;
+                let entry = core.worker.table().entry(id);
+                entry.is_alive().then_some(entry.record.incarnation)
+            });
+            if let Some(incarnation) = record {
+                let print = witness::fingerprint(frame);
+                worked.doubted.push((print, incarnation));
+            }
+        }
         let had = waiting(core);
         let busy = core.worker.poll(self.clock.now(now_us));
         let has = waiting(core);

@@ -30,6 +30,9 @@ pub struct Faults {
     pub crash: u32,
     /// The most nodes that crash in one episode; at most `k` unless `beyond` is set.
     pub crashes_max: usize,
+    /// Crashed nodes that stay away: once the others have made redundancy whole among themselves more may fail, and
+    /// they come back at some time.
+    pub stay_away: u32,
     /// Of crashed nodes that start again, those whose clock has lost its time, so that the new run
     /// seems older than the one before.
     pub clock_loss: u32,
@@ -212,6 +215,7 @@ impl Options {
         let load_s = rng.range(6..=14);
         let mut faults = Faults::draw(profile, &mut rng, backups);
         faults.draw_drains(profile, &mut later);
+        faults.stay_away = *Rng::new(seed, 9).pick(&[0, 300_000, 600_000]);
         // Beyond the rules a node with a router in front lets packets go that its targets never heard of,
         // in about one run of a hundred (`--seed 89 --profile beyond --ecmp true`): to be found out yet.
         let routed = later.chance(250_000) && profile != Profile::Beyond;
@@ -228,8 +232,10 @@ impl Options {
                 0
             },
             release_at_deadline: rng.chance(100_000),
-            // Redundancy must become whole without them as well, where no state was made on two sides.
+            // Redundancy must become whole without them as well, where no state was made on two sides, and
+            // nobody missed a deletion while others took it for dead.
             digests: !(seed.is_multiple_of(2)
+                && faults.pause == 0
                 && matches!(profile, Profile::Full | Profile::Quiet | Profile::Crashes)),
             heartbeat_ms,
             load_us: fixed.time_s.unwrap_or(load_s) * 1_000_000,
@@ -256,6 +262,7 @@ impl Faults {
             traffic_misdelivery: 0,
             crash: 0,
             crashes_max: 0,
+            stay_away: 0,
             clock_loss: 0,
             pause: 0,
             slow: 0,

@@ -56,6 +56,8 @@ pub(crate) struct Oracle {
     pub(crate) calm_since_us: Option<u64>,
     /// By node and flow: the numbers of requests that arrived and have not left, in order.
     arrivals: BTreeMap<(usize, FlowKey), VecDeque<u16>>,
+    /// By node and flow: which incarnation was in its table when it was last looked at.
+    present: BTreeMap<(usize, FlowKey), u64>,
     /// By node and packet: which incarnations of its flow it was let in for, and when, each time that it
     /// came and was kept. What peers tell meanwhile may replace the flow; the packet's own state counts.
     kept: BTreeMap<(usize, u64), VecDeque<(u64, u64)>>,
@@ -74,6 +76,8 @@ pub(crate) struct Rules {
     pub(crate) in_order: bool,
     /// Nodes compare their copies, or nothing happens that would need it.
     pub(crate) repaired: bool,
+    /// Nodes that crashed and stay away.
+    pub(crate) absent: NodeSet,
     /// Targets may refuse records for want of room.
     pub(crate) tables_overflow: bool,
     /// Frames are damaged, or runs refused for their clock.
@@ -104,6 +108,16 @@ impl Oracle {
                 self.saw(key, me, process.incarnation, incarnation);
                 self.meet(key, incarnation, at_us);
                 self.settle(key, peers, rules);
+                let before = self.present.insert((process.node, *key), incarnation);
+                if let Some(before) = before.filter(|before| *before > incarnation) {
+                    return Err(Failure {
+                        invariant: Invariant::WentBack,
+                        at_us,
+                        what: format!(
+                            "node {me} had {key} in incarnation {before:x}, and now {incarnation:x}"
+                        ),
+                    });
+                }
             }
         }
         if worked.released {
@@ -138,6 +152,14 @@ impl Oracle {
                 times.pop_front()
             });
             let incarnation = kept.map_or(record.incarnation, |(incarnation, _)| incarnation);
+            // A SYN in the middle of a connection passes as a packet of that one. Only the answer to it, which
+            // may have come in the same turn, shows that it opened another.
+            let doubted = |(print, before): &(Option<u64>, u64)| {
+                *before < incarnation && *print == witness::fingerprint(frame)
+            };
+            if worked.doubted.iter().any(doubted) {
+                continue;
+            }
             self.meet(&record.key, record.incarnation, at_us);
             let facts = self.facts.entry(record.key).or_default();
             if facts.left < incarnation {
@@ -238,6 +260,7 @@ impl Oracle {
     pub(crate) fn started(&mut self, node: usize) {
         self.arrivals.retain(|(of, _), _| *of != node);
         self.kept.retain(|(of, _), _| *of != node);
+        self.present.retain(|(of, _), _| *of != node);
     }
 
     /// Packets of one flow leave a node in the order in which they arrived.
@@ -319,6 +342,12 @@ impl Oracle {
         self.kept.retain(|_, times| {
             times.retain(|(_, kept_us)| kept_us + KEPT_US > at_us);
             !times.is_empty()
+        });
+        // What is forgotten may come again in whatever form others have it.
+        self.present.retain(|(node, key), incarnation| {
+            let record = processes[*node].as_ref().and_then(|p| record_at(p, key));
+            *incarnation = record.map_or(0, |record| record.incarnation);
+            record.is_some()
         });
         let mut lives: BTreeMap<FlowKey, (u64, u64)> = BTreeMap::new();
         for process in processes.iter().flatten() {
@@ -442,7 +471,7 @@ fn is_discovery(frame: &[u8]) -> bool {
 }
 
 /// The flow that a frame would be of.
-fn key_of(frame: &[u8]) -> Option<FlowKey> {
+pub(crate) fn key_of(frame: &[u8]) -> Option<FlowKey> {
     let p = wire::parse(frame).ok()?;
     if !matches!(p.net, Net::V4 | Net::V6) {
         return None;
@@ -544,7 +573,7 @@ pub(crate) fn whole(
     rules: Rules,
     stats: &mut Stats,
 ) -> Result<(), String> {
-    let view = agreed_view(processes)?;
+    let view = agreed_view(processes, rules.absent)?;
     if rules.tables_overflow {
         return Ok(());
     }
@@ -589,7 +618,7 @@ pub(crate) fn converged(
         // deletions, which nobody repairs.
         return Ok(());
     }
-    let view = agreed_view(processes)?;
+    let view = agreed_view(processes, rules.absent)?;
     for process in processes.iter().flatten() {
         let me = NodeId::new(process.node as u8).expect("at most 16 nodes");
         if processes.len() > 1 && !process.replicator().status(0).whole {
@@ -687,11 +716,18 @@ fn equal(
     Ok(())
 }
 
-fn agreed_view(processes: &[Option<Process>]) -> Result<std::sync::Arc<View>, String> {
+fn agreed_view(
+    processes: &[Option<Process>],
+    absent: NodeSet,
+) -> Result<std::sync::Arc<View>, String> {
     let mut agreed: Option<std::sync::Arc<View>> = None;
     for (node, process) in processes.iter().enumerate() {
         let Some(process) = process else {
-            return Err(format!("node {node} is down"));
+            let id = NodeId::new(node as u8).expect("at most 16 nodes");
+            match absent.contains(id) {
+                true => continue,
+                false => return Err(format!("node {node} is down")),
+            }
         };
         let view = process.membership().view().clone();
         if process.membership().state() != MemberState::Active {
@@ -706,6 +742,14 @@ fn agreed_view(processes: &[Option<Process>]) -> Result<std::sync::Arc<View>, St
             .is_some_and(|agreed| agreed.digest != view.digest)
         {
             return Err(format!("node {node} has another view than those before it"));
+        }
+        if let Some(away) = absent.iter().find(|away| {
+            view.member(*away)
+                .is_some_and(|m| m.state != MemberState::Dead)
+        }) {
+            return Err(format!(
+                "node {node} takes node {away} for alive, which is not there"
+            ));
         }
         agreed = Some(view);
     }

@@ -24,6 +24,8 @@ pub enum Invariant {
     Unbounded,
     /// A flow that all knew as deleted lived again.
     Resurrected,
+    /// A node's copy of a flow gave way to an older one.
+    WentBack,
     /// A core counted what must not happen.
     Fault,
     /// Code under test panicked.
@@ -42,6 +44,7 @@ impl Invariant {
             Self::NotConverged => "not-converged",
             Self::Unbounded => "unbounded",
             Self::Resurrected => "resurrected",
+            Self::WentBack => "went-back",
             Self::Fault => "fault",
             Self::Panicked => "panicked",
         }
@@ -124,6 +127,8 @@ stats! {
     common_confirmed,
     /// Crashes.
     crashes,
+    /// Of these, nodes that stayed away while others failed.
+    absences,
     /// Restarts.
     restarts,
     /// Times that a node was told to go offline in good order.

@@ -18,6 +18,8 @@ const FIRST_US: u64 = 1_800_000;
 pub(crate) enum Deed {
     Crash {
         node: usize,
+        /// Until it is told to come back.
+        stays_away: bool,
     },
     Pause {
         node: usize,
@@ -34,6 +36,10 @@ pub(crate) enum Deed {
     StepClock {
         node: usize,
         ms: i64,
+    },
+    /// A node that stayed away starts again.
+    Return {
+        node: usize,
     },
     /// An operator's order to hand over and to stay or to end.
     Drain {
@@ -54,6 +60,7 @@ enum Kind {
     Flapping,
     ClockStep,
     Drain,
+    Return,
 }
 
 /// A time in which something failed, or was taken offline.
@@ -71,6 +78,10 @@ pub(crate) struct Schedule {
     rng: Rng,
     faults: Faults,
     nodes: usize,
+    /// `k`.
+    backups: usize,
+    /// Nodes that crashed and stay away.
+    pub(crate) absent: Vec<usize>,
     load_us: u64,
     /// Ends of failures that have not come yet.
     pub(crate) pending: usize,
@@ -97,6 +108,8 @@ impl Schedule {
             rng: Rng::new(options.seed, 4),
             faults: options.faults.clone(),
             nodes: options.nodes,
+            backups: options.backups,
+            absent: Vec::new(),
             load_us: options.load_us,
             pending: 0,
             awaiting_us: None,
@@ -173,18 +186,22 @@ impl Schedule {
                 }
             }
         }
-        if ended {
+        if ended && self.absent.is_empty() {
             self.quiet_since_us = Some(now_us);
             return step;
         }
         if now_us < self.next_us {
             return step;
         }
-        if let Some(kind) = self.choose() {
+        let kind = match ended {
+            true => Some(Kind::Return),
+            false => self.choose(),
+        };
+        if let Some(kind) = kind {
             self.disturbed.push(Disturbance {
                 begin_us: now_us,
                 end_us: None,
-                gentle: kind == Kind::Drain,
+                gentle: matches!(kind, Kind::Drain | Kind::Return),
             });
             self.awaiting_us = Some(now_us);
             self.next_us = now_us + self.rng.range(20_000..=1_500_000);
@@ -208,8 +225,14 @@ impl Schedule {
 
     fn choose(&mut self) -> Option<Kind> {
         let f = &self.faults;
+        // Whoever is the only one left must not fail as well.
+        let crash = match self.crashes_max() {
+            0 => 0,
+            _ => f.crash,
+        };
         let menu = [
-            (Kind::Crash, f.crash),
+            (Kind::Return, self.absent.len() as u32),
+            (Kind::Crash, crash),
             (Kind::Pause, f.pause),
             (Kind::Slow, f.slow),
             (Kind::Stall, f.stall),
@@ -233,6 +256,16 @@ impl Schedule {
             .map(|(kind, _)| *kind)
     }
 
+    /// How many may crash at once now: no more than hold copies, and than leave somebody.
+    fn crashes_max(&self) -> usize {
+        let living = self.nodes - self.absent.len();
+        let most = self.faults.crashes_max.min(living - 1);
+        match self.faults.beyond {
+            true => most,
+            false => most.min(self.backups),
+        }
+    }
+
     fn begin(
         &mut self,
         kind: Kind,
@@ -245,15 +278,20 @@ impl Schedule {
         let node = self.rng.below(self.nodes as u64) as usize;
         match kind {
             Kind::Crash => {
-                let most = self.faults.crashes_max.clamp(1, self.nodes - 1) as u64;
-                let many = self.rng.range(1..=most);
+                let many = self.rng.range(1..=self.crashes_max() as u64);
                 let together = self.rng.chance(500_000);
-                let mut left: Vec<usize> = (0..self.nodes).collect();
+                let here = |node: &usize| !self.absent.contains(node);
+                let mut left: Vec<usize> = (0..self.nodes).filter(here).collect();
                 for number in 0..many {
                     let at = self.rng.below(left.len() as u64) as usize;
                     let node = left.swap_remove(at);
                     if number == 0 || together {
-                        deeds.push(Deed::Crash { node });
+                        let stays_away =
+                            !self.faults.beyond && self.rng.chance(self.faults.stay_away);
+                        if stays_away {
+                            self.absent.push(node);
+                        }
+                        deeds.push(Deed::Crash { node, stays_away });
                     } else {
                         let at_us = now_us + self.rng.range(100..=400_000);
                         self.later(at_us, Undo::Crash { node }, queue);
@@ -309,6 +347,11 @@ impl Schedule {
                 let flapping = self.rng.chance(200_000);
                 self.tear(flapping, now_us, net, queue);
                 stats.one_way += 1;
+            }
+            Kind::Return => {
+                let at = self.rng.below(self.absent.len() as u64) as usize;
+                let node = self.absent.swap_remove(at);
+                deeds.push(Deed::Return { node });
             }
             Kind::Drain => {
                 // Somebody must be left; of two neither waits for the other.

@@ -1,7 +1,7 @@
 //! One run: the clock, the queue of what will happen, and everybody in it.
 
 use membership::MemberState;
-use state::{FlowKey, SyncMode, slot_of, worker_of};
+use state::{FlowKey, NodeId, NodeSet, SyncMode, slot_of, worker_of};
 use wire::{Net as Layer, ip};
 
 use crate::common::{self, Write, Writes};
@@ -118,6 +118,7 @@ impl World {
                 in_order: !options.ecmp
                     && (options.workers == 1 || faults.traffic_misdelivery == 0),
                 repaired: options.digests || options.profile == crate::Profile::Quiet,
+                absent: NodeSet::EMPTY,
                 tables_overflow: faults.tiny_table,
                 frames_may_be_invalid: faults.link_corruption > 0,
             },
@@ -586,7 +587,15 @@ impl World {
     fn perform(&mut self, deed: Deed) {
         let now_us = self.now_us;
         match deed {
-            Deed::Crash { node } => self.crash(node),
+            Deed::Crash { node, stays_away } => {
+                self.crash(node, stays_away);
+                self.mind_absent();
+            }
+            Deed::Return { node } => {
+                self.mind_absent();
+                self.start(node, false);
+                self.stats.restarts += 1;
+            }
             Deed::Pause { node, us } => {
                 if let Some(process) = &mut self.processes[node] {
                     process.paused_until_us = process.paused_until_us.max(now_us + us);
@@ -624,7 +633,13 @@ impl World {
         }
     }
 
-    fn crash(&mut self, node: usize) {
+    /// Who is away counts as dead wherever redundancy is looked at.
+    fn mind_absent(&mut self) {
+        let ids = self.schedule.absent.iter();
+        self.rules.absent = ids.filter_map(|node| NodeId::new(*node as u8)).collect();
+    }
+
+    fn crash(&mut self, node: usize, stays_away: bool) {
         let Some(process) = self.processes[node].take() else {
             return;
         };
@@ -632,6 +647,10 @@ impl World {
         self.machines[node].clock = process.clock;
         self.net.crashed(node, self.now_us, &mut self.queue);
         self.stats.crashes += 1;
+        if stays_away {
+            self.stats.absences += 1;
+            return;
+        }
         let after_us = *self.rng.pick(&[
             5_000, 60_000, 60_000, 400_000, 400_000, 2_500_000, 2_500_000, 18_000_000,
         ]);
@@ -758,7 +777,7 @@ impl World {
             self.say(format_args!("{undo:?}"));
         }
         match undo {
-            Undo::Crash { node } => self.crash(node),
+            Undo::Crash { node } => self.crash(node, false),
             Undo::Start { node, clock_lost } => {
                 self.start(node, clock_lost);
                 self.stats.restarts += 1;

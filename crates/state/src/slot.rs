@@ -167,6 +167,13 @@ impl SlotSet {
         }
     }
 
+    /// Removes all slots of another set.
+    pub fn remove_all(&mut self, other: &Self) {
+        for (mine, theirs) in self.words.iter_mut().zip(other.words) {
+            *mine &= !theirs;
+        }
+    }
+
     /// The slots in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = Slot> {
         Slot::all().filter(|s| self.contains(*s))

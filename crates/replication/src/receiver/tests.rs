@@ -313,6 +313,35 @@ fn the_greeting_comes_first_and_is_checked() {
     Bench::new().refuses(CONTROL, encode(&earlier, Vec::new()), old);
 }
 
+/// A run that greeted and ended before anybody heard its heartbeats; its successor's clock is behind.
+#[test]
+fn a_run_that_the_membership_hears_is_greeted_whatever_was_known() {
+    let mut bench = Bench::new();
+    let peer = membership::Member {
+        id: NodeId::new(PEER).unwrap(),
+        state: membership::MemberState::Joining,
+        incarnation: 4,
+    };
+    let view = membership::View {
+        epoch: 1,
+        join: 1,
+        reunions: 0,
+        digest: 0,
+        members: vec![peer],
+        owner: Box::new([None; state::SLOTS]),
+        groups: vec![vec![]; state::NODES_MAX],
+        targets: vec![state::NodeSet::EMPTY; state::NODES_MAX],
+    };
+    bench.replicator.on_view(std::sync::Arc::new(view), 0);
+    let earlier = Hello {
+        incarnation: 4,
+        session: 9,
+        ..hello()
+    };
+    let (_, closed) = bench.take(CONTROL, encode(&earlier, Vec::new()));
+    assert_eq!(closed, None);
+}
+
 #[test]
 fn a_greeting_waits_for_what_is_pending_and_passes_over_the_old_connection() {
     let mut bench = Bench::new();
