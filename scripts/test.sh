@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds everything and runs every test: the unit and property tests of all crates, the simulation's
 # fixed seeds among them, boot.sh on made-up machines, the installable package, a short benchmark, the simulation
-# and its hunt for deliberate bugs, clusters of real daemons in network namespaces, and a short demo.
+# on more fixed seeds and on fresh ones, its hunt for deliberate bugs, clusters of real daemons in network namespaces, and a short demo.
 #
 #   test.sh           everything; 9 minutes on two cores when it is built, and twice that from nothing
 #   test.sh --fast    without the clusters
@@ -47,6 +47,8 @@ main() {
 	single package 180 scripts/package_test.sh "$target/ci"
 	single bench 120 scripts/bench_test.sh "$target/ci"
 	single simulation 300 "$target/ci/sim" --seeds 60 --time-s 6
+	# Others each time: a failure says how to replay it.
+	single fresh-seeds 300 "$target/ci/sim" --fresh --seeds 120 --time-s 6
 	# Apart from the tests: the feature puts deliberate bugs into the crates under test.
 	single mutations 600 "${ROOT_CARGO[@]}" run --locked --profile ci -p sim --features mutations -- --mutations --seeds 600
 	if [[ $fast == no ]]; then

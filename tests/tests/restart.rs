@@ -100,7 +100,7 @@ fn a_node_whose_clock_went_back_joins_again() {
         kept.trim().parse::<u64>().is_ok_and(|kept| kept > LATER),
         "{kept}"
     );
-    let status = cluster.wait(1).expect("it ended");
+    let status = cluster.wait_ended(1, LIMIT).expect("it ended");
     assert_eq!(status.code(), Some(1));
     cluster.restart(1).expect("it starts again");
     wait_whole(&mut cluster);

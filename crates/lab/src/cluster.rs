@@ -2,6 +2,7 @@
 //! of themselves through the `ravelin` command line.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::sched::sched_getaffinity;
@@ -142,15 +143,19 @@ impl Cluster {
             .take()
             .ok_or_else(|| not_running(index))?;
         process.signal(Signal::SIGTERM)?;
-        match process.wait_timeout(limit)? {
-            Some(status) if status.success() => Ok(()),
-            Some(status) => Err(process.ended_error(status)),
-            None => Err(Error::Timeout {
-                what: format!("n{index} to end after SIGTERM"),
-                after: limit,
-                detail: format!("; its log is {}", process.log().display()),
-            }),
+        match ended(&mut process, index, "after SIGTERM", limit)? {
+            status if status.success() => Ok(()),
+            status => Err(process.ended_error(status)),
         }
+    }
+
+    /// Waits until node `index` ends, for a reason of its own; with which status.
+    pub fn wait_ended(&mut self, index: usize, limit: Duration) -> Result<ExitStatus> {
+        let mut process = self.nodes[index - 1]
+            .process
+            .take()
+            .ok_or_else(|| not_running(index))?;
+        ended(&mut process, index, "by itself", limit)
     }
 
     /// Has node `index` go offline by `ravelin drain`, and waits for its end unless it stays. Returns
@@ -326,6 +331,14 @@ pub fn online_cpus() -> Result<Vec<usize>> {
     Ok((0..nix::sched::CpuSet::count())
         .filter(|&cpu| set.is_set(cpu) == Ok(true))
         .collect())
+}
+
+fn ended(process: &mut Process, index: usize, why: &str, limit: Duration) -> Result<ExitStatus> {
+    process.wait_timeout(limit)?.ok_or_else(|| Error::Timeout {
+        what: format!("n{index} to end {why}"),
+        after: limit,
+        detail: format!("; its log is {}", process.log().display()),
+    })
 }
 
 fn not_running(index: usize) -> Error {

@@ -25,6 +25,9 @@ struct Args {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
+    /// Begins with a seed that the clock chooses, so that each time others are run.
+    #[arg(long, conflicts_with_all = ["from", "seed", "mutations"])]
+    fresh: bool,
     /// Runs this seed alone.
     #[arg(long, conflicts_with_all = ["seeds", "from"])]
     seed: Option<u64>,
@@ -73,7 +76,14 @@ fn main() -> ExitCode {
     if let (Some(seed), true) = (args.seed, args.trace) {
         return trace(seed, fixed);
     }
-    let (from, seeds) = args.seed.map_or((args.from, args.seeds), |seed| (seed, 1));
+    let first = match args.fresh {
+        true => fresh_seed(),
+        false => args.from,
+    };
+    let (from, seeds) = args.seed.map_or((first, args.seeds), |seed| (seed, 1));
+    if args.fresh && !args.json {
+        println!("seeds {from} to {}", from + seeds - 1);
+    }
     let batch = Batch {
         from,
         seeds,
@@ -91,6 +101,12 @@ fn main() -> ExitCode {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
+}
+
+/// Far from the seeds that people begin with, and from those of any other second.
+fn fresh_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs()) * 1_000
 }
 
 /// One run with all that happens in it.

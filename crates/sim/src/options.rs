@@ -216,9 +216,7 @@ impl Options {
         let mut faults = Faults::draw(profile, &mut rng, backups);
         faults.draw_drains(profile, &mut later);
         faults.stay_away = *Rng::new(seed, 9).pick(&[0, 300_000, 600_000]);
-        // Beyond the rules a node with a router in front lets packets go that its targets never heard of,
-        // in about one run of a hundred (`--seed 89 --profile beyond --ecmp true`): to be found out yet.
-        let routed = later.chance(250_000) && profile != Profile::Beyond;
+        let routed = later.chance(250_000);
         Self {
             seed,
             profile,

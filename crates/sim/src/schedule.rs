@@ -226,10 +226,9 @@ impl Schedule {
     fn choose(&mut self) -> Option<Kind> {
         let f = &self.faults;
         // Whoever is the only one left must not fail as well.
-        let crash = match self.crashes_max() {
-            0 => 0,
-            _ => f.crash,
-        };
+        let alone = self.living() == 1;
+        let crash = if self.crashes_max() > 0 { f.crash } else { 0 };
+        let drain = if alone { 0 } else { f.drain };
         let menu = [
             (Kind::Return, self.absent.len() as u32),
             (Kind::Crash, crash),
@@ -240,7 +239,7 @@ impl Schedule {
             (Kind::OneWay, f.one_way),
             (Kind::Flapping, f.flapping),
             (Kind::ClockStep, f.clock_step),
-            (Kind::Drain, f.drain),
+            (Kind::Drain, drain),
         ];
         let sum: u32 = menu.iter().map(|(_, weight)| weight).sum();
         if sum == 0 {
@@ -256,10 +255,13 @@ impl Schedule {
             .map(|(kind, _)| *kind)
     }
 
+    fn living(&self) -> usize {
+        self.nodes - self.absent.len()
+    }
+
     /// How many may crash at once now: no more than hold copies, and than leave somebody.
     fn crashes_max(&self) -> usize {
-        let living = self.nodes - self.absent.len();
-        let most = self.faults.crashes_max.min(living - 1);
+        let most = self.faults.crashes_max.min(self.living() - 1);
         match self.faults.beyond {
             true => most,
             false => most.min(self.backups),
@@ -355,7 +357,7 @@ impl Schedule {
             }
             Kind::Drain => {
                 // Somebody must be left; of two neither waits for the other.
-                let both = self.nodes > 2 && self.rng.chance(250_000);
+                let both = self.living() > 2 && self.rng.chance(250_000);
                 let nodes = [Some(node), both.then_some((node + 1) % self.nodes)];
                 for node in nodes.into_iter().flatten() {
                     let hurried = self.rng.chance(self.faults.drain_hurry);
