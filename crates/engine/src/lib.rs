@@ -22,6 +22,7 @@ mod config;
 mod counters;
 mod detect;
 mod digest;
+mod fast;
 mod flush;
 mod forward;
 mod hold;

@@ -5,10 +5,12 @@ use flowtable::FlowId;
 use hashbrown::HashSet;
 use membership::Distribution;
 use state::{Dir, FlowKey, Slot, slot_of, worker_of};
+use wire::quick::Quick;
 use wire::{Addr, Fragment, Mac, Net, Parsed, addr_from_ip, icmpv4, icmpv6, ip};
 
 use crate::config::Interface;
 use crate::counters::Counter;
+use crate::fast::Seen;
 use crate::port::{BURST_MAX, Burst, PacketBuf, Port};
 use crate::worker::{Cross, Worker};
 
@@ -23,6 +25,14 @@ pub(crate) struct Packet<'p, B> {
     /// An ICMP error about the flow instead of a packet of it; `dir` is then that of the packet
     /// which the error quotes.
     pub(crate) about: bool,
+}
+
+/// A packet that is to be handled once its flow has been looked up.
+enum Sighted<'p, B> {
+    /// A usual one; where it is to be read in full if that is wanted.
+    Usual(B, Dir, Quick, &'p mut Parsed),
+    /// Any other.
+    Parsed(Packet<'p, B>),
 }
 
 /// What is left of a frame after tier 1.
@@ -57,8 +67,13 @@ impl OwnAddresses {
 
     #[inline]
     pub(crate) fn contains(&self, address: &Addr) -> bool {
-        let octet = address[15];
-        self.last[usize::from(octet >> 6)] >> (octet & 63) & 1 != 0 && self.all.contains(address)
+        self.may_contain(address[15]) && self.all.contains(address)
+    }
+
+    /// Whether any of them ends with this octet.
+    #[inline(always)]
+    pub(crate) fn may_contain(&self, octet: u8) -> bool {
+        self.last[usize::from(octet >> 6)] >> (octet & 63) & 1 != 0
     }
 }
 
@@ -67,31 +82,87 @@ impl<P: Port> Worker<P> {
     pub(crate) fn receive(&mut self, port: usize, burst: &mut Burst<P::Buf>, crossed: bool) {
         let mut parsed = self.parsed.take().expect("one burst at a time");
         let mut keys = ArrayVec::<FlowKey, BURST_MAX>::new();
-        let mut packets = ArrayVec::<Packet<'_, P::Buf>, BURST_MAX>::new();
+        let mut packets = ArrayVec::<Sighted<'_, P::Buf>, BURST_MAX>::new();
+        let mut foreign = Burst::<P::Buf>::new();
         if !crossed {
             let octets = burst.iter().map(|b| b.data().len() as u64).sum();
             self.counters.add(Counter::RxPackets, burst.len() as u64);
             self.counters.add(Counter::RxBytes, octets);
         }
+        let gate = self.gate(port, crossed);
         for (buf, p) in burst.drain(..).zip(parsed.iter_mut()) {
+            let seen = gate.as_ref().map(|gate| self.look(gate, &buf));
+            match seen {
+                Some(Seen::Usual(key, dir, quick)) => {
+                    keys.push(key);
+                    packets.push(Sighted::Usual(buf, dir, quick, p));
+                    continue;
+                }
+                Some(Seen::Foreign) => {
+                    foreign.push(buf);
+                    continue;
+                }
+                Some(Seen::Unusual) | None => {}
+            }
             match self.sort(port, buf, p, crossed) {
                 Sorted::Gone => {}
                 Sorted::Flow(key, packet) => {
                     keys.push(key);
-                    packets.push(packet);
+                    packets.push(Sighted::Parsed(packet));
                 }
             }
+        }
+        if !foreign.is_empty() {
+            let count = foreign.len() as u64;
+            self.counters.add(Counter::DropNotOwner, count);
+            self.ports[port].port.free_burst(&mut foreign);
         }
         let mut ids = [None; BURST_MAX];
         self.table.lookup_burst(&keys, &mut ids);
         let changes = self.table.changes();
-        for ((packet, key), id) in packets.into_iter().zip(&keys).zip(ids) {
+        let mut run = gate.as_ref().map(|gate| self.run(gate));
+        for ((sighted, key), id) in packets.into_iter().zip(&keys).zip(ids) {
             // An earlier packet of the burst may have opened the flow, ended it, or given its place to another.
             let id = match self.table.changes() == changes {
                 true => id,
                 false => self.table.lookup(key),
             };
+            let packet = match (sighted, &gate, &mut run) {
+                (Sighted::Usual(buf, dir, quick, p), Some(gate), Some(run)) => {
+                    let buf = match id {
+                        Some(id) => match self.go_on(id, (dir, &quick), buf, run) {
+                            Ok(()) => continue,
+                            Err(buf) => buf,
+                        },
+                        None => buf,
+                    };
+                    match wire::parse_into(buf.data(), p) {
+                        Ok(()) => {}
+                        Err(reason) => {
+                            self.counters.malformed(reason);
+                            continue;
+                        }
+                    }
+                    Packet {
+                        buf,
+                        p,
+                        interface: gate.interface,
+                        dir,
+                        about: false,
+                    }
+                }
+                (Sighted::Parsed(packet), ..) => packet,
+                (Sighted::Usual(..), ..) => unreachable!("only a gate lets one through"),
+            };
             self.handle(key, packet, id);
+            // What the burst's packets have in common may have changed.
+            if let (Some(gate), Some(run)) = (&gate, &mut run) {
+                self.close(run);
+                *run = self.run(gate);
+            }
+        }
+        if let Some(run) = &mut run {
+            self.close(run);
         }
         self.parsed = Some(parsed);
     }

@@ -80,9 +80,14 @@ pub(crate) fn track(
 /// Nearly every segment: an acknowledgement, with or without data, in the middle of an established connection and
 /// inside of the windows. Says whether it is one, and has noted it then; if not, nothing has changed.
 #[inline(always)]
-fn goes_on(record: &mut FlowRecord, dir: Dir, seg: &wire::Tcp, context: Context) -> bool {
+pub(crate) fn goes_on(
+    record: &mut FlowRecord,
+    dir: Dir,
+    seg: &wire::Tcp,
+    context: Context,
+) -> bool {
     let usual = seg.flags & (SYN | ACK | FIN | RST) == ACK
-        && record.progress == Progress::established()
+        && record.progress.but_expected() == Progress::established()
         && context.strict
         && !context.sender_behind
         && !context.receiver_behind;

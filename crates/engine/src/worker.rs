@@ -134,6 +134,8 @@ pub struct Worker<P: Port> {
     pub(crate) hold: HoldQueue<P::Buf>,
     pub(crate) asks: Asks<P::Buf>,
     pub(crate) doubts: Doubts,
+    /// No packet is treated as a usual one.
+    pub(crate) long_way: bool,
     pub(crate) counters: Counters,
     pub(crate) links: Links<P::Buf>,
     pub(crate) shared: Arc<WorkerShared>,
@@ -306,6 +308,7 @@ impl<P: Port> Worker<P> {
             hops: Hops::new(config.hops, &config.neighbours),
             hold: HoldQueue::with_capacity(config.hold.capacity),
             doubts: Doubts::new(config.seed),
+            long_way: false,
             asks: Asks::with_capacity(
                 match config.distribution {
                     Distribution::Ecmp => config.hold.capacity,
@@ -401,6 +404,11 @@ impl<P: Port> Worker<P> {
             self.flush(port);
         }
         work
+    }
+
+    /// From now on every packet takes the long way: to see in tests, and to measure, what the short one does.
+    pub fn take_the_long_way(&mut self) {
+        self.long_way = true;
     }
 
     /// The worker's counters.

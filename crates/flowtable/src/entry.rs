@@ -159,6 +159,18 @@ impl LocalFlags {
         }
     }
 
+    /// Whether a packet is handled as those before it: the entry is no mere copy, no agent wants it, and,
+    /// where `windows` matter, those remembered are known well.
+    #[inline(always)]
+    pub const fn go_on(self, windows: bool) -> bool {
+        let behind = if windows {
+            Self::BEHIND | Self::BEHIND << 1
+        } else {
+            0
+        };
+        self.0 & (Self::HANDLER | Self::REPLICA | Self::DIVERTED | behind) == Self::HANDLER
+    }
+
     /// What a copy from a peer makes of these: windows are behind again, agents stay.
     pub const fn replicated(self) -> Self {
         Self(Self::replica().0 | self.0 & Self::STAYING)

@@ -162,8 +162,8 @@ pub(crate) struct Worked {
     pub(crate) sent: Vec<(usize, Vec<u8>)>,
     /// Frames taken from the ports, and not sent on at once.
     pub(crate) kept: Vec<Vec<u8>>,
-    /// Of SYNs that came, and of which the flow was known and alive: what a router leaves as it is, and the
-    /// flow's incarnation.
+    /// Of segments of TCP that came, and of which the flow was known and alive: what a router leaves as it
+    /// is, and the flow's incarnation.
     pub(crate) doubted: Vec<(Option<u64>, u64)>,
     /// Flows of batches that were merged.
     pub(crate) merged: Vec<FlowKey>,
@@ -189,9 +189,8 @@ impl Outside<'_> {
     }
 }
 
-fn is_syn(frame: &[u8]) -> bool {
-    use wire::tcp::{ACK, SYN};
-    wire::parse(frame).is_ok_and(|p| p.proto == wire::ip::TCP && p.tcp.flags & (SYN | ACK) == SYN)
+fn is_tcp(frame: &[u8]) -> bool {
+    wire::parse(frame).is_ok_and(|p| p.proto == wire::ip::TCP)
 }
 
 impl Process {
@@ -417,7 +416,7 @@ impl Process {
             let ports = ports.worker.ports_mut();
             ports.map(|port| port.arriving.len()).collect()
         };
-        for frame in arriving.iter().flatten().filter(|frame| is_syn(frame)) {
+        for frame in arriving.iter().flatten().filter(|frame| is_tcp(frame)) {
             let record = oracle::key_of(frame).and_then(|key| {
                 let id = core.worker.table().lookup(&key)?;
                 let entry = core.worker.table().entry(id);

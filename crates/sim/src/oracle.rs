@@ -152,8 +152,8 @@ impl Oracle {
                 times.pop_front()
             });
             let incarnation = kept.map_or(record.incarnation, |(incarnation, _)| incarnation);
-            // A SYN in the middle of a connection passes as a packet of that one. Only the answer to it, which
-            // may have come in the same turn, shows that it opened another.
+            // A SYN in the middle of a connection passes as a packet of that one, and so does what overtakes the
+            // answer to it. Only that, which may have come in the same turn, shows that it opened another.
             let doubted = |(print, before): &(Option<u64>, u64)| {
                 *before < incarnation && *print == witness::fingerprint(frame)
             };

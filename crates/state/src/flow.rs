@@ -130,6 +130,12 @@ impl Progress {
         self.0 & other.0 == other.0
     }
 
+    /// The same, expected or not.
+    #[inline]
+    pub const fn but_expected(self) -> Self {
+        Self(self.0 & !Self::EXPECTED)
+    }
+
     /// Both together.
     #[inline]
     pub const fn union(self, other: Self) -> Self {

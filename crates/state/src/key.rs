@@ -85,6 +85,25 @@ impl FlowKey {
         (key, if in_order { Dir::AToB } else { Dir::BToA })
     }
 
+    /// [`Self::new`] of IPv4 addresses in host order.
+    #[inline(always)]
+    pub fn of_v4(src: u32, dst: u32, sport: u16, dport: u16, proto: u8) -> (Self, Dir) {
+        // Mapped addresses differ in their last 32 bits alone.
+        let there = u64::from(src) << 16 | u64::from(sport);
+        let back = u64::from(dst) << 16 | u64::from(dport);
+        let (a, b) = (there.min(back), there.max(back));
+        let mapped = |end: u64| (0xffff_0000_0000 | u128::from(end >> 16)).to_be_bytes();
+        let key = Self {
+            a: mapped(a),
+            b: mapped(b),
+            a_port: a as u16,
+            b_port: b as u16,
+            proto,
+            zero: [0; 3],
+        };
+        (key, if there <= back { Dir::AToB } else { Dir::BToA })
+    }
+
     /// Whether two keys are equal, without a branch per field.
     #[inline]
     pub fn is(&self, other: &Self) -> bool {

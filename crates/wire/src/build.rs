@@ -242,6 +242,19 @@ pub fn with_macs(mut frame: Vec<u8>, dst: Mac, src: Mac) -> Vec<u8> {
     frame
 }
 
+/// With another time to live or hop limit, of an untagged frame without options.
+pub fn with_ttl(mut frame: Vec<u8>, ttl: u8) -> Vec<u8> {
+    if frame[12..14] == ethernet::TYPE_IPV6.to_be_bytes() {
+        frame[21] = ttl;
+        return frame;
+    }
+    frame[22] = ttl;
+    frame[24..26].fill(0);
+    let checksum = Sum::of(&frame[14..34]).checksum();
+    frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+    frame
+}
+
 /// The frame padded to the 60 octets that Ethernet carries at least, with octets that are not 0.
 pub fn padded(mut frame: Vec<u8>) -> Vec<u8> {
     frame.resize(frame.len().max(60), 0xa5);

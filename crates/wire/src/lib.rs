@@ -1,7 +1,8 @@
 //! Packets as the wire has them.
 //!
 //! * [`parse()`] reads a frame once and gives [`Parsed`], the plain summary that the packet
-//!   path works with, or [`Malformed`], the reason for which a frame can only be dropped.
+//!   path works with, or [`Malformed`], the reason for which a frame can only be dropped. [`quick`] reads of the
+//!   usual packet what forwarding needs, and leaves every other to it.
 //!   [`verify_l4`] verifies the transport checksum, where the NIC has not.
 //! * One module per protocol has its numbers, a borrowed view with accessors, and `Repr`: plain
 //!   data with `parse` and `emit`.
@@ -29,6 +30,7 @@ pub mod ndp;
 mod octets;
 mod parse;
 mod parsed;
+pub mod quick;
 pub mod reply;
 pub mod rewrite;
 pub mod tcp;

@@ -407,7 +407,7 @@ impl Rig {
         self.node.view.publish(Arc::new(view));
     }
 
-    fn values(&self) -> BTreeMap<&'static str, u64> {
+    pub(crate) fn values(&self) -> BTreeMap<&'static str, u64> {
         let counters = self.worker.counters();
         let all = <Counter as telemetry::counters::Counter>::ALL;
         let named = all
