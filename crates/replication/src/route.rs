@@ -84,6 +84,13 @@ impl Route {
             .map_or(NodeSet::EMPTY, |view| view.targets[self.me.index()])
     }
 
+    /// Who has flows of a slot so that they outlive this node: the slot's owner and its targets.
+    pub(crate) fn protectors(&self, slot: Slot) -> NodeSet {
+        self.view
+            .as_ref()
+            .map_or(NodeSet::EMPTY, |view| view.recipients(self.me, slot))
+    }
+
     /// For whom a change is, of a flow that `handlers` handle besides this node. What is not
     /// replicated still reaches the slot's owner and, from there, the handlers: without it they
     /// could not pass its packets on.

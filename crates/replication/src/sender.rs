@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use membership::{MemberState, View};
-use state::{FlowRecord, NODES_MAX, NodeId, NodeSet, Slot, SlotSet};
+use state::{FlowRecord, NODES_MAX, NodeId, NodeSet, Slot, SlotSet, slot_of};
 
 use crate::errand::{Errands, Purpose};
 use crate::joining::Asks;
@@ -970,14 +970,18 @@ impl Sender {
         let by_all = counting.iter().map(|peer| counted[peer.index()]).min();
         let mut lsn = by_all.unwrap_or(0).max(self.released[worker]);
         for (next, entry) in log.numbered(lsn + 1) {
-            let to = NodeSet(entry.to().0 & counting.0);
-            let lacking = to.iter().filter(|peer| counted[peer.index()] < next);
-            let lacking: NodeSet = lacking.collect();
-            let heirs = NodeSet(to.0 & !joining.0).len();
+            let mut to = NodeSet(entry.to().0 & counting.0);
             let may_lack = match self.options.hold_acks {
                 HoldAcks::All => 0,
-                HoldAcks::Count(count) => heirs.saturating_sub(count),
+                HoldAcks::Count(count) => {
+                    // Who only handles the flow as well inherits nothing: it is none of those that are enough.
+                    to.0 &= self.route.protectors(slot_of(&entry.record.key)).0;
+                    let heirs = NodeSet(to.0 & !joining.0).len();
+                    heirs.saturating_sub(count)
+                }
             };
+            let lacking = to.iter().filter(|peer| counted[peer.index()] < next);
+            let lacking: NodeSet = lacking.collect();
             let joining_lack = lacking.0 & joining.0 != 0;
             // Of what the log has no more it is not known for whom it was.
             if next != lsn + 1 || joining_lack || lacking.len() > may_lack {

@@ -545,6 +545,30 @@ fn options_out_of_range_are_refused() {
     assert_eq!(check(|o| o.window_records = 10), Some(window));
 }
 
+/// A node that handles a flow besides its owner is told of what happens to it, and inherits nothing.
+#[test]
+fn who_only_handles_a_flow_is_none_of_the_acknowledgements_that_are_enough() {
+    let mut net = Net::new(&[1, 1, 1], 7, |options| {
+        options.hold_acks = HoldAcks::Count(1);
+        options.distribution = membership::Distribution::Ecmp;
+    });
+    net.connect_all();
+    net.set_views(&view(1, &[1, 1, 1], &[], ALL_OF_0, &[&[1]]));
+    net.settle();
+    net.packet(2, key(1));
+    net.settle();
+    assert_eq!((net.flows(0), net.flows(1)), (1, 1));
+    net.conns.get_mut(&(0, 1)).unwrap().stalled = true;
+    let change = net.packet(0, key(1));
+    net.settle();
+    let has = |net: &mut Net, id| net.worker(id, &key(1)).table[&key(1)].mark;
+    assert_eq!(has(&mut net, 2), change.mark, "node 2 has it and says so");
+    assert_eq!(net.held(0), 1);
+    net.conns.get_mut(&(0, 1)).unwrap().stalled = false;
+    net.settle();
+    assert_eq!(net.held(0), 0);
+}
+
 /// What a peer says that it has counts only if it is of this start of its stream.
 #[test]
 fn positions_from_before_a_gap_are_not_resumed_from() {
