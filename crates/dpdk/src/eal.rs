@@ -47,6 +47,8 @@ pub struct EalOptions {
     pub pci: Vec<String>,
     /// How devices address memory; `None` lets DPDK choose.
     pub iova: Option<IovaMode>,
+    /// Further arguments, as they are: what DPDK makes of them is the caller's affair.
+    pub extra: Vec<String>,
     /// Up to which urgency log lines are passed on.
     pub log_level: LogLevel,
     /// Where they go; `None` is the error output.
@@ -64,6 +66,7 @@ impl Default for EalOptions {
             vdevs: Vec::new(),
             pci: Vec::new(),
             iova: None,
+            extra: Vec::new(),
             log_level: LogLevel::Warning,
             log_hook: None,
         }
@@ -398,11 +401,12 @@ fn arguments(options: &EalOptions, affinity: &Affinity) -> Result<Vec<CString>, 
         }
         words.push(format!("--allow={device}"));
     }
+    words.extend(options.extra.iter().cloned());
     words
         .into_iter()
         .map(|word| {
             CString::new(word).map_err(|error| Error::Option {
-                option: "vdevs or pci",
+                option: "vdevs, pci or extra",
                 value: String::from_utf8_lossy(&error.into_vec()).into_owned(),
                 problem: "must not contain a zero byte",
             })
@@ -559,6 +563,7 @@ mod tests {
         let options = EalOptions {
             vdevs: vec!["net_null0,size=64".to_owned()],
             iova: Some(IovaMode::Virtual),
+            extra: vec!["--single-file-segments".to_owned()],
             log_level: LogLevel::Error,
             ..EalOptions::without_hugepages(128)
         };
@@ -578,6 +583,7 @@ mod tests {
                 "--iova-mode=va",
                 "--vdev=net_null0,size=64",
                 "--no-pci",
+                "--single-file-segments",
             ]
         );
     }

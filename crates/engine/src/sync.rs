@@ -204,12 +204,15 @@ impl<P: Port> Worker<P> {
         self.note_told(found, peer, record, changed);
         // What a former owner or a second handler tells late is news to this node's own targets.
         // A copy that is equal changes nothing, so this ends.
-        // A second handler that knows less than this node is told what it lacks.
-        let others = NodeSet(self.table.entry(found).handlers.0 & !handlers.0);
-        let equal = self.table.entry(found).record == *record;
+        // A second handler that knows less than this node is told what it lacks, and so is whoever believes in
+        // a flow that is deleted here: else it would tell of it again once the tombstone is gone.
+        let entry = self.table.entry(found);
+        let others = NodeSet(entry.handlers.0 & !handlers.0);
+        let equal = entry.record == *record;
+        let deleted = record.life == Life::Alive && !entry.is_alive();
         if owned && changed && equal {
             self.emit_to(found, others);
-        } else if owned && (changed || (handles && !equal)) {
+        } else if owned && (changed || deleted || (handles && !equal)) {
             self.emit(found);
         }
         self.settle_if_alive(found);

@@ -675,6 +675,34 @@ fn news_about_an_owned_flow_is_passed_on_once() {
     assert!(changes(&rig.acknowledge()).is_empty(), "nothing new");
 }
 
+/// Both sides of a partition opened a connection with the same ports. The owner's lived later, and is over: who still
+/// believes in the other one is told, or it would come back when the owner's tombstone is gone.
+#[test]
+fn whoever_tells_of_a_flow_that_is_deleted_here_learns_that_it_is() {
+    let mut rig = Rig::new(Setup::default());
+    let tell = |rig: &mut Rig, record: FlowRecord| -> Vec<FlowRecord> {
+        let told = ToWorker::Apply {
+            token: 1,
+            peer: node(PEER),
+            records: vec![(record, 0)],
+        };
+        rig.to_worker.push(told).unwrap();
+        rig.turn();
+        let told = changes(&rig.acknowledge());
+        told.iter().map(|(_, record)| *record).collect()
+    };
+    let other = remote_connection(true);
+    let mut dead = other;
+    dead.incarnation += 256;
+    dead.life = Life::Dead;
+    assert_eq!(tell(&mut rig, dead), [dead]);
+    assert_eq!(tell(&mut rig, other), [dead]);
+    assert_eq!(tell(&mut rig, dead), []);
+    // Nothing comes of it where another node decides.
+    rig.publish(view(2, |_| Some(PEER), &[PEER]));
+    assert_eq!(tell(&mut rig, other), []);
+}
+
 /// Others served the flows of a node that stood still, and it may never see the view in between:
 /// its own old windows must not be held against packets that have gone far beyond them. Nor when another
 /// node is back that was apart, of which its own slots never knew.

@@ -113,6 +113,7 @@ fn options(config: &Config) -> Result<EalOptions, Error> {
             config::Iova::Pa => Some(IovaMode::Physical),
             config::Iova::Va => Some(IovaMode::Virtual),
         },
+        extra: config.eal.extra.clone(),
         log_level: LogLevel::Warning,
         log_hook: Some(log),
     })
