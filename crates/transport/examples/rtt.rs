@@ -1,12 +1,17 @@
 //! The bare cost of the transport: round trips of a 100 byte frame between two threads on
 //! loopback, and throughput with 64 KiB frames.
 //!
-//! `cargo run --release -p transport --example rtt -- [round trips] [megabytes]`
+//! `cargo run --release -p transport --example rtt -- [round trips] [megabytes] [cpu] [other cpu]`
+//!
+//! With cpus, the asking thread is on the first and the answering one on the second. Without megabytes (0) the
+//! throughput is left out. The benchmark's case `hold-latency` runs this and reads the line in nanoseconds.
 
 use std::net::UdpSocket;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use transport::{Endpoint, Event, Events, Identity, Options, Peer, SendError, Tuning, pki};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -17,6 +22,11 @@ fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
     let round_trips: usize = args.next().map_or(Ok(20_000), |arg| arg.parse())?;
     let megabytes: usize = args.next().map_or(Ok(1000), |arg| arg.parse())?;
+    let cpus: Vec<usize> = args.map(|arg| arg.parse()).collect::<Result<_, _>>()?;
+    if cpus.len() > 2 {
+        return Err("there are two threads: give two cpus at most".into());
+    }
+    let cpu_of = |at: usize| cpus.get(at).copied();
 
     let dir = tempfile::tempdir()?;
     pki::init(dir.path(), "bench")?;
@@ -40,9 +50,20 @@ fn main() -> Result<(), Failure> {
     };
 
     let frames = megabytes * 1_000_000 / FRAME;
+    // A thread has its maker's cpus.
+    pin(cpu_of(1))?;
     let serving = std::thread::spawn(move || serve(server, frames));
+    pin(cpu_of(0))?;
     measure(client, round_trips, frames)?;
     serving.join().map_err(|_| "the server panicked")?
+}
+
+fn pin(cpu: Option<usize>) -> Result<(), Failure> {
+    let Some(cpu) = cpu else { return Ok(()) };
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &set)
+        .map_err(|error| format!("cpu {cpu} cannot be used: {error}").into())
 }
 
 fn options(dir: &Path, node: &str, peer: Peer) -> Result<Options, Failure> {
@@ -125,6 +146,17 @@ fn measure(
             at(0.99),
             at(0.0)
         );
+        let ns = |share| at(share).as_nanos();
+        println!(
+            "round trip in ns: p50 {} p90 {} p99 {}",
+            ns(0.5),
+            ns(0.9),
+            ns(0.99)
+        );
+        if frames == 0 {
+            endpoint.shutdown(Duration::from_secs(1)).await?;
+            return Ok(());
+        }
 
         let frame = bytes::Bytes::from(vec![7; FRAME]);
         let began = Instant::now();
