@@ -7,6 +7,7 @@
 #   bench.sh --systems A,B       only these systems: ravelin, ovs
 #   bench.sh --runs N            measurements per case and system
 #   bench.sh --window-ms N       how long one of them takes
+#   bench.sh --flows N           flows that failover and snapshot are about (default a million)
 #   bench.sh --out DIR           where the report goes (default target/bench)
 #   bench.sh --built DIR         measure the programs in this folder instead of building them
 #
@@ -45,7 +46,9 @@ main() {
 	if [[ -z $built ]]; then
 		need_cargo
 		say "building"
-		"${CARGO[@]}" build --release --locked -p ravelind -p ravelin -p benches --bin ravelind --bin ravelin --bin bench
+		# All at once, so that what they share is built once: the example is the bare round trip of hold-latency.
+		"${CARGO[@]}" build --release --locked -p ravelind -p ravelin -p benches -p transport \
+			--bin ravelind --bin ravelin --bin bench --example rtt
 		built=$(target_dir)/release
 	fi
 	if [[ $list == yes ]]; then
@@ -62,7 +65,7 @@ parse_arguments() {
 		case $1 in
 		--quick) options+=(--quick) ;;
 		--list) list=yes ;;
-		--systems | --out | --built | --runs | --window-ms | --id)
+		--systems | --out | --built | --runs | --window-ms | --flows | --id)
 			[[ -n ${2:-} ]] || die "$1 wants a value"
 			case $1 in
 			--systems) systems=$2 ;;

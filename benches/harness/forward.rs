@@ -20,9 +20,47 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// What a measurement gave.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Outcome {
-    pub(crate) figure: Figure,
-    /// What a reader must know besides the figure.
+    pub(crate) readings: Vec<Reading>,
+    /// What a reader must know besides the figures.
     pub(crate) notes: Vec<String>,
+}
+
+/// One figure of a measurement.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Reading {
+    /// What it is called behind the case's name.
+    pub(crate) part: String,
+    /// What it is of, where that is not the system that the case is measured on.
+    pub(crate) of: Option<&'static str>,
+    pub(crate) unit: &'static str,
+    pub(crate) figure: Figure,
+}
+
+impl Reading {
+    /// Of these runs.
+    pub(crate) fn of_runs(
+        part: impl Into<String>,
+        unit: &'static str,
+        runs: &[f64],
+    ) -> Result<Self> {
+        let none = || Error::Machine("no run was asked for".into());
+        Ok(Self {
+            part: part.into(),
+            of: None,
+            unit,
+            figure: Figure::of(runs).ok_or_else(none)?,
+        })
+    }
+}
+
+impl Outcome {
+    /// With one figure, of these runs.
+    pub(crate) fn of_runs(unit: &'static str, runs: &[f64], notes: Vec<String>) -> Result<Self> {
+        Ok(Self {
+            readings: vec![Reading::of_runs("", unit, runs)?],
+            notes,
+        })
+    }
 }
 
 /// Flows that a gateway's table must hold for these: a gateway has room for a million whatever it meets.
@@ -50,6 +88,7 @@ pub(crate) fn measure(bench: &Bench, flows: &Flows, system: System) -> Result<Ou
     let shape = Shape {
         capacity: capacity(flows.count),
         answers: flows.proto == Proto::Tcp,
+        workers: 1,
     };
     let mut gateway = system.start(bench, shape)?;
     let mut generator = Generator::start(bench, &lanes)?;
@@ -86,8 +125,7 @@ pub(crate) fn measure(bench: &Bench, flows: &Flows, system: System) -> Result<Ou
         )));
     }
     all_sunk(bench, gateway.as_mut())?;
-    let figure = Figure::of(&rates).ok_or_else(|| Error::Machine("no run was asked for".into()))?;
-    Ok(Outcome { figure, notes })
+    Outcome::of_runs("packets/s", &rates, notes)
 }
 
 /// Brings every flow into the gateway's table; for TCP by a whole handshake, each part for all flows.

@@ -26,6 +26,8 @@ pub(crate) struct Shape {
     pub(crate) capacity: u32,
     /// Whether servers answer, through a port of their own.
     pub(crate) answers: bool,
+    /// Workers that forward, each with a queue of the clients' port and a cpu of its own.
+    pub(crate) workers: usize,
 }
 
 /// The name of the memif socket, in the folder of the run's state, that clients' packets come in by.

@@ -26,8 +26,8 @@ pub(crate) struct Cpus {
     pub(crate) worker: usize,
     /// The one of all else: the generator, control threads, this program.
     pub(crate) others: usize,
-    /// All that are usable, as `taskset` takes them: for who places its threads itself.
-    pub(crate) all: String,
+    /// All that are usable, in order.
+    pub(crate) online: Vec<usize>,
 }
 
 impl Cpus {
@@ -49,12 +49,17 @@ impl Cpus {
         set.set(others)
             .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
             .map_err(lab::Error::system("move to the cpu of the traffic"))?;
-        let all: Vec<String> = online.iter().map(usize::to_string).collect();
         Ok(Self {
             worker,
             others,
-            all: all.join(","),
+            online,
         })
+    }
+
+    /// All that are usable, as `taskset` takes them: for who places its threads itself.
+    pub(crate) fn all(&self) -> String {
+        let all: Vec<String> = self.online.iter().map(usize::to_string).collect();
+        all.join(",")
     }
 }
 

@@ -17,18 +17,24 @@ mod bench;
 mod cases;
 mod cluster;
 mod error;
+mod failover;
 mod forward;
 mod gateway;
 mod generator;
+mod hold_latency;
 mod html;
 mod machine;
 mod measure;
 mod newflows;
 mod ovs;
+mod pair;
 mod pcap;
+mod quic;
 mod ravelin;
 mod report;
+mod snapshot;
 mod traffic;
+mod wire_port;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,6 +48,7 @@ use crate::error::{Error, Result};
 use crate::gateway::System;
 use crate::machine::Machine;
 use crate::report::{Line, Report};
+use crate::traffic::Flows;
 
 /// Measures Ravelin and its peers on this machine. As root, and with nothing else running.
 #[derive(Debug, Parser)]
@@ -64,6 +71,9 @@ struct Arguments {
     /// How many milliseconds one takes; 3000, or 1000 when quick.
     #[arg(long, value_parser = clap::value_parser!(u32).range(50..=600_000))]
     window_ms: Option<u32>,
+    /// How many flows `failover` and `snapshot` are about; a million, or a hundred thousand when quick.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1000..=10_000_000))]
+    flows: Option<u32>,
     /// Where report.json, report.html and logs go.
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
@@ -111,7 +121,11 @@ fn run(arguments: &Arguments) -> Result<usize> {
                 .into(),
         ),
     };
-    let needs = cases.iter().map(|case| needs_mb(*case)).max().unwrap_or(0);
+    let some = arguments
+        .flows
+        .unwrap_or(if quick { 100_000 } else { cases::MILLION });
+    let needs = |case: &Case| needs_mb(case.flows(some));
+    let needs = cases.iter().map(needs).max().unwrap_or(0);
     let bench = Bench::new(&arguments.id, &arguments.out, needs, pace)?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let mut report = Report {
@@ -127,16 +141,21 @@ fn run(arguments: &Arguments) -> Result<usize> {
     let mut missing = 0;
     for case in cases {
         for system in &arguments.systems {
-            if *system != System::Ravelin && !case.has_peers() {
+            if !case.is_for(*system) {
                 continue;
             }
             let about = format!("{case} {}", system.name());
             bench.progress.say(format!("{about} ..."));
-            match measure(&bench, case, *system) {
-                Ok((line, notes)) => {
-                    let (median, unit) = (report::short(line.median), &line.unit);
-                    bench.progress.say(format!("{about}: {median} {unit}"));
-                    report.cases.push(line);
+            match measure(&bench, case, &case.flows(some), *system) {
+                Ok((lines, notes)) => {
+                    for line in &lines {
+                        let (median, unit) = (report::short(line.median), &line.unit);
+                        let (case, system) = (&line.case, &line.system);
+                        bench
+                            .progress
+                            .say(format!("{case} {system}: {median} {unit}"));
+                    }
+                    report.cases.extend(lines);
                     report
                         .notes
                         .extend(notes.into_iter().map(|note| (about.clone(), note)));
@@ -159,29 +178,39 @@ fn run(arguments: &Arguments) -> Result<usize> {
     Ok(missing)
 }
 
-fn measure(bench: &Bench, case: Case, system: System) -> Result<(Line, Vec<String>)> {
+fn measure(
+    bench: &Bench,
+    case: Case,
+    flows: &Flows,
+    system: System,
+) -> Result<(Vec<Line>, Vec<String>)> {
     let available = machine::available_mb()?;
-    let needs = ordinary_mb(case);
+    let needs = ordinary_mb(flows);
     if available < needs {
         return Err(Error::Machine(format!(
             "it takes {needs} MB of memory, and {available} MB are to be had"
         )));
     }
-    let flows = case.flows();
-    let (outcome, unit) = match case {
-        Case::Forward(_) => (forward::measure(bench, &flows, system)?, "packets/s"),
-        Case::NewFlowsNone => (newflows::measure(bench, &flows, system)?, "flows/s"),
-        Case::NewFlowsReplicated { held } => (cluster::newflows(bench, &flows, held)?, "flows/s"),
-        Case::WireBytes => (cluster::wire_bytes(bench, &flows)?, "bytes/flow"),
-        Case::Memory => (newflows::memory(bench, &flows, system)?, "bytes/flow"),
+    let outcome = match case {
+        Case::Forward(_) => forward::measure(bench, flows, system)?,
+        Case::NewFlowsNone => newflows::measure(bench, flows, system)?,
+        Case::NewFlowsReplicated { held } => cluster::newflows(bench, flows, held)?,
+        Case::WireBytes => cluster::wire_bytes(bench, flows)?,
+        Case::Memory => newflows::memory(bench, flows, system)?,
+        Case::HoldLatency => hold_latency::measure(bench)?,
+        Case::Failover => failover::measure(bench, flows)?,
+        Case::Snapshot => snapshot::measure(bench, flows)?,
     };
-    let line = Line::new(case.to_string(), system.name(), unit, outcome.figure);
-    Ok((line, outcome.notes))
+    let lines = outcome.readings.into_iter().map(|reading| {
+        let of = reading.of.unwrap_or(system.name());
+        let case = format!("{case}{}", reading.part);
+        Line::new(case, of, reading.unit, reading.figure)
+    });
+    Ok((lines.collect(), outcome.notes))
 }
 
 /// Megabytes of huge pages that a case takes: the generator's frames and the hungriest gateway.
-fn needs_mb(case: Case) -> u64 {
-    let flows = case.flows();
+fn needs_mb(flows: Flows) -> u64 {
     let files = match flows.proto {
         traffic::Proto::Udp => 1,
         traffic::Proto::Tcp => 3,
@@ -193,7 +222,7 @@ fn needs_mb(case: Case) -> u64 {
 }
 
 /// Megabytes of ordinary memory besides: tables, for the hungriest gateway.
-fn ordinary_mb(case: Case) -> u64 {
+fn ordinary_mb(flows: &Flows) -> u64 {
     const BYTES_PER_FLOW: u64 = 1024;
-    ((u64::from(forward::capacity(case.flows().count)) * BYTES_PER_FLOW) >> 20) + 512
+    ((u64::from(forward::capacity(flows.count)) * BYTES_PER_FLOW) >> 20) + 512
 }

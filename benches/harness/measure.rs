@@ -110,6 +110,12 @@ pub(crate) fn slope(looks: &[(Instant, u64)], from: u64, to: u64) -> Option<f64>
     (!took.is_zero() && came > 0).then(|| came as f64 / took.as_secs_f64())
 }
 
+/// The value that this share of the values, which are in order of size, is at or below. There is one at least.
+pub(crate) fn share(sorted: &[f64], share: f64) -> f64 {
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted[rank.clamp(1, sorted.len()) - 1]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +129,14 @@ mod tests {
         );
         assert_eq!(Figure::of(&[1.0, 4.0]).expect("two runs").median, 2.5);
         assert_eq!(Figure::of(&[]), None);
+    }
+
+    #[test]
+    fn a_share_is_by_nearest_rank() {
+        let values: Vec<f64> = (1..=200).map(f64::from).collect();
+        assert_eq!(share(&values, 0.5), 100.0);
+        assert_eq!(share(&values, 0.99), 198.0);
+        assert_eq!(share(&values[..1], 0.99), 1.0);
     }
 
     #[test]

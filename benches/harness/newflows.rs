@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::forward::{Outcome, capacity, lanes, outer};
 use crate::gateway::{Gateway, Shape, System, memory_bytes};
 use crate::generator::{Generator, Lane, WhenFull};
-use crate::measure::{Figure, slope};
+use crate::measure::slope;
 use crate::traffic::Flows;
 
 const FILL_LIMIT: Duration = Duration::from_secs(60);
@@ -34,11 +34,7 @@ pub(crate) fn measure(bench: &Bench, flows: &Flows, system: System) -> Result<Ou
             ))
         })?);
     }
-    let figure = Figure::of(&rates).ok_or_else(|| Error::Machine("no run was asked for".into()))?;
-    Ok(Outcome {
-        figure,
-        notes: vec![],
-    })
+    Outcome::of_runs("flows/s", &rates, vec![])
 }
 
 /// Measures the memory that a process has more with a full table for these flows than with the smallest
@@ -63,11 +59,7 @@ pub(crate) fn memory(bench: &Bench, flows: &Flows, system: System) -> Result<Out
         }
         sizes.push((full - empty) as f64 / f64::from(flows.count));
     }
-    let figure = Figure::of(&sizes).ok_or_else(|| Error::Machine("no run was asked for".into()))?;
-    Ok(Outcome {
-        figure,
-        notes: vec![],
-    })
+    Outcome::of_runs("bytes/flow", &sizes, vec![])
 }
 
 /// Moments, and how many flows were in the table then.
@@ -123,5 +115,6 @@ fn shape(capacity: u32) -> Shape {
     Shape {
         capacity,
         answers: false,
+        workers: 1,
     }
 }

@@ -40,9 +40,10 @@ impl Ravelin {
             huge_pages: bench.pages.huge(),
             prefix: bench.name("sut"),
             control: socket,
-            inside: Some(bench.path(INSIDE)),
+            inside: Inside::Memif(bench.path(INSIDE)),
+            outside: Outside::Sink,
             back: bench.path(BACK),
-            cluster: String::new(),
+            more: String::new(),
         };
         let text = config(shape, &place);
         fs::write(&file, text).map_err(LabError::file("write", &file))?;
@@ -77,7 +78,7 @@ pub(crate) fn spawn(bench: &Bench, name: &str, file: &Path) -> Result<Spawn> {
     // It pins its threads itself, and must be allowed to: we are on one cpu ourselves.
     let ravelind = bench.binaries.ravelind()?;
     Ok(Spawn::new(name, "taskset")
-        .args(["--cpu-list", &bench.cpus.all])
+        .args(["--cpu-list", &bench.cpus.all()])
         .args([ravelind.as_path(), Path::new("--config"), file]))
 }
 
@@ -97,7 +98,12 @@ pub(crate) fn connect(bench: &Bench, process: &mut Process, socket: &Path) -> Re
         },
     )?;
     // It answers before its ports are up; asking for its status waits for that.
-    client.ask::<Status>(&Request::Status)?;
+    if let Err(error) = client.ask::<Status>(&Request::Status) {
+        // One that ends says why, after it has closed its socket.
+        process.wait_timeout(Duration::from_secs(5))?;
+        process.must_run()?;
+        return Err(error.into());
+    }
     Ok(client)
 }
 
@@ -162,12 +168,32 @@ pub(crate) struct Place<'a> {
     pub(crate) prefix: String,
     /// The control socket.
     pub(crate) control: PathBuf,
-    /// The memif socket of the inside; a node without gets no packets.
-    pub(crate) inside: Option<PathBuf>,
-    /// That of the answers, where a shape wants them.
+    pub(crate) inside: Inside,
+    pub(crate) outside: Outside,
+    /// The memif socket of the answers, where a shape wants them.
     pub(crate) back: PathBuf,
-    /// Sections of a cluster's nodes, or nothing.
-    pub(crate) cluster: String,
+    /// More sections: those of a cluster's nodes, rules before the last one.
+    pub(crate) more: String,
+}
+
+/// Where clients' packets come from.
+#[derive(Debug)]
+pub(crate) enum Inside {
+    /// This memif socket.
+    Memif(PathBuf),
+    /// An interface of the kernel.
+    Kernel(&'static str),
+    /// There are none.
+    Nothing,
+}
+
+/// Where they go.
+#[derive(Debug)]
+pub(crate) enum Outside {
+    /// Into a device that takes everything, at once, and counts it.
+    Sink,
+    /// Through an interface of the kernel.
+    Kernel(&'static str),
 }
 
 /// The configuration: everything that is not said is the default.
@@ -198,7 +224,7 @@ pub(crate) fn config(shape: Shape, place: &Place<'_>) -> String {
         place.cores,
         place.control.display(),
         shape.capacity,
-        place.cluster,
+        place.more,
     );
     let mut interface = |name: &str, device: &str, zone: &str, v4: &str, v6: &str| {
         let _ = write!(
@@ -211,8 +237,9 @@ pub(crate) fn config(shape: Shape, place: &Place<'_>) -> String {
         );
     };
     let from_clients = match &place.inside {
-        Some(socket) => memif(0, socket, GATEWAY[0]),
-        None => "net_null1,no-rx=1".into(),
+        Inside::Memif(socket) => memif(0, socket, GATEWAY[0]),
+        Inside::Kernel(device) => format!("net_af_packet0,iface={device}"),
+        Inside::Nothing => "net_null1,no-rx=1".into(),
     };
     interface(
         "inside",
@@ -221,9 +248,17 @@ pub(crate) fn config(shape: Shape, place: &Place<'_>) -> String {
         "10.1.0.1/24",
         "fd00:1::1/64",
     );
-    // Takes everything, at once, and counts it.
-    let sink = "net_null0,no-rx=1";
-    interface("outside", sink, "outside", "10.2.0.1/24", "fd00:2::1/64");
+    let to_servers = match &place.outside {
+        Outside::Sink => "net_null0,no-rx=1".into(),
+        Outside::Kernel(device) => format!("net_af_packet1,iface={device}"),
+    };
+    interface(
+        "outside",
+        &to_servers,
+        "outside",
+        "10.2.0.1/24",
+        "fd00:2::1/64",
+    );
     if shape.answers {
         let from_servers = memif(1, &place.back, GATEWAY[2]);
         interface(
@@ -273,6 +308,7 @@ mod tests {
             let shape = Shape {
                 capacity: 1_250_000,
                 answers,
+                workers: 1,
             };
             let place = Place {
                 name: "bench",
@@ -280,9 +316,10 @@ mod tests {
                 huge_pages: false,
                 prefix: "p".into(),
                 control: "/run/x/c.sock".into(),
-                inside: Some("/run/x/i.sock".into()),
+                inside: Inside::Memif("/run/x/i.sock".into()),
+                outside: Outside::Sink,
                 back: "/run/x/b.sock".into(),
-                cluster: String::new(),
+                more: String::new(),
             };
             let text = config(shape, &place);
             let config = ::config::Config::parse(&text, "bench.toml", "")

@@ -122,7 +122,7 @@ pub(crate) mod tests {
         let cpus = Cpus {
             worker: 1,
             others: 0,
-            all: "0,1".into(),
+            online: vec![0, 1],
         };
         let line = |case: &str, system: &str, unit: &str, median: f64| {
             let figure = Figure {
