@@ -46,17 +46,18 @@ fn note(what: &str, bytes: usize, freed: bool) {
     WATCHED.set(watched);
 }
 
-/// Of a backtrace the functions of this project, up to the worker's turn.
+/// Of a backtrace the functions of this project, up to the worker's turn. Paths may be relative to the crate.
 fn ours(way: &str) -> String {
     let lines: Vec<&str> = way.lines().collect();
-    let of_file = lines.windows(2).filter(|pair| {
-        let file = pair[1].trim_start();
-        file.starts_with("at ") && file.contains("/crates/") && !file.contains("/watch.rs")
-    });
     let mut told = String::new();
-    for pair in of_file {
-        told += &format!("{}\n{}\n", pair[0], pair[1]);
-        if pair[0].contains("::poll") {
+    for pair in lines.windows(2) {
+        let (function, file) = (pair[0], pair[1].trim_start());
+        let is_ours = file.starts_with("at ./src/") || file.contains("/crates/");
+        if !is_ours || file.contains("/tests/") {
+            continue;
+        }
+        told += &format!("{function}\n{}\n", pair[1]);
+        if function.contains("poll") {
             break;
         }
     }
