@@ -130,7 +130,7 @@ impl Nic {
             None => "NUMA node unknown".into(),
         });
         words.push(match self.queues {
-            Some(queues) => format!("{queues} queues"),
+            Some(queues) => format!("{queues} queue{}", crate::output::plural(queues as u64)),
             None => "queues unknown (its driver tells at start)".into(),
         });
         words.join(", ")
