@@ -4,9 +4,9 @@
 
 # What building wants, and what running a cluster on this machine wants besides (Debian's names).
 # shellcheck disable=SC2034 # used by who sources this
-BUILD_PACKAGES=(build-essential pkg-config libclang-dev libdpdk-dev jq)
+BUILD_PACKAGES=(build-essential pkg-config libclang-dev libdpdk-dev jq valgrind)
 # shellcheck disable=SC2034
-LAB_PACKAGES=(dpdk-dev iproute2 ethtool nftables iputils-ping nginx-light curl)
+LAB_PACKAGES=(dpdk-dev strace iproute2 ethtool nftables iputils-ping nginx-light curl)
 
 # A line about what happens now.
 say() {

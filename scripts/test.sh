@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Builds everything and runs every test: the unit and property tests of all crates, the simulation's
-# fixed seeds among them, boot.sh on made-up machines, the installable package, a short benchmark, the simulation
+# fixed seeds among them, boot.sh on made-up machines, the installable package, the instructions of the packet path, a short benchmark, the simulation
 # on more fixed seeds and on fresh ones, its hunt for deliberate bugs, clusters of real daemons in network namespaces, and a short demo.
 #
 #   test.sh           everything; 9 minutes on two cores when it is built, and twice that from nothing
 #   test.sh --fast    without the clusters
 #
 # Wants Debian 12 or newer and Rust; installs what else is missing. As root (namespaces), or with
-# sudo. Everything is in cargo's profile `ci`. Logs are in target/test. The last line counts:
+# sudo. Everything is in cargo's profile `ci`, but for what is counted. Logs are in target/test. The last line counts:
 # `N passed, N failed`; exit status 0 only when nothing failed. It removes what it made, but for
 # what was built, also when it is interrupted.
 set -euo pipefail
@@ -45,6 +45,8 @@ main() {
 	cargo_test unit 1200 "${options[@]}" --exclude e2e
 	single boot 120 scripts/boot_test.sh
 	single package 180 scripts/package_test.sh "$target/ci"
+	# A minute, and the building of a few crates in the profile `release`.
+	single counts 900 scripts/counts.sh
 	single bench 120 scripts/bench_test.sh "$target/ci"
 	single simulation 300 "$target/ci/sim" --seeds 60 --time-s 6
 	# Others each time: a failure says how to replay it.

@@ -7,6 +7,7 @@ mod flows;
 mod flowtable;
 mod policy;
 mod replay;
+mod rig;
 mod state;
 mod wire;
 mod worker;

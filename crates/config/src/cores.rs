@@ -7,7 +7,9 @@ use toml::de::DeValue;
 
 use crate::keys::{CORES, WORKER};
 use crate::reader::{Field, Section};
-use crate::{Config, ConfigError, Cores, Fault, Idle, Position, Problem, Worker};
+use crate::{
+    Cluster, Config, ConfigError, Cores, Distribution, Fault, Idle, Position, Problem, Worker,
+};
 
 /// `CPU_SETSIZE` of glibc: what an affinity mask can name.
 const CPUS: RangeInclusive<u64> = 0..=1023;
@@ -48,6 +50,53 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Flows that a worker's shard of the flow table holds: what it is given, or its share of the node's.
+    ///
+    /// # Panics
+    /// If there is no such worker.
+    pub fn table(&self, worker: usize) -> u32 {
+        let share = self
+            .flows
+            .capacity
+            .div_ceil(self.cores.workers.len() as u32);
+        self.cores.workers[worker].table.unwrap_or(share)
+    }
+
+    /// Flows that all workers' shards hold together.
+    pub fn capacity(&self) -> u64 {
+        if self
+            .cores
+            .workers
+            .iter()
+            .all(|worker| worker.table.is_none())
+        {
+            return self.flows.capacity.into();
+        }
+        let workers = 0..self.cores.workers.len();
+        workers.map(|worker| u64::from(self.table(worker))).sum()
+    }
+
+    /// Packets that a worker holds at most: what it is given, or its share of a quarter of the packet buffers, so
+    /// that what is held does not starve reception. With `ecmp` of an eighth, since as many again may wait for answers.
+    ///
+    /// # Panics
+    /// If there is no such worker.
+    pub fn hold(&self, worker: usize) -> u32 {
+        let part = 4 * self.cluster.as_ref().map_or(1, waits);
+        let share = self.eal.mbufs / part / self.cores.workers.len() as u32;
+        self.cores.workers[worker].hold.unwrap_or(share.max(1))
+    }
+}
+
+/// For how many packets a place in the hold stands: with `ecmp` as many again wait for other nodes' answers.
+pub(crate) fn waits(cluster: &Cluster) -> u32 {
+    match cluster.distribution {
+        Distribution::Ecmp => 2,
+        Distribution::Filter => 1,
+    }
+}
+
 /// `0-3, 8` for people.
 fn ranges(cpus: &[usize]) -> String {
     let mut cpus = cpus.to_vec();
@@ -68,6 +117,8 @@ struct Polling {
     burst: u8,
     rx_descriptors: u16,
     tx_descriptors: u16,
+    table: Option<u32>,
+    hold: Option<u32>,
 }
 
 impl Polling {
@@ -77,6 +128,8 @@ impl Polling {
         burst: 32,
         rx_descriptors: 1024,
         tx_descriptors: 1024,
+        table: None,
+        hold: None,
     };
 
     fn read(section: &Section<'_>, default: Self) -> Self {
@@ -97,8 +150,20 @@ impl Polling {
             burst: section.integer_or("burst", 1..=64, u64::from(default.burst)) as u8,
             rx_descriptors: descriptors(section, "rx_descriptors", default.rx_descriptors),
             tx_descriptors: descriptors(section, "tx_descriptors", default.tx_descriptors),
+            table: count(section, "table", TABLE).or(default.table),
+            hold: count(section, "hold", HOLD).or(default.hold),
         }
     }
+}
+
+/// Flows of one worker. A shard numbers them with 32 bits, a few of which say more.
+const TABLE: RangeInclusive<u64> = 1024..=1 << 30;
+/// Packets that one worker holds.
+const HOLD: RangeInclusive<u64> = 1..=1 << 22;
+
+fn count(section: &Section<'_>, key: &str, range: RangeInclusive<u64>) -> Option<u32> {
+    let count = section.field(key)?.integer(range)?;
+    Some(count as u32)
 }
 
 fn descriptors(section: &Section<'_>, key: &str, default: u16) -> u16 {
@@ -214,6 +279,8 @@ fn workers<'a>(section: &Section<'a>, polling: Polling) -> Vec<(Worker, Option<F
             burst: polling.burst,
             rx_descriptors: polling.rx_descriptors,
             tx_descriptors: polling.tx_descriptors,
+            table: polling.table,
+            hold: polling.hold,
         };
         Some((worker, cpu.filter(|_| number.is_some())))
     };

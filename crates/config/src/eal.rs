@@ -2,7 +2,7 @@
 
 use crate::keys::EAL;
 use crate::reader::Section;
-use crate::{Cores, Eal, Fault, Iova};
+use crate::{Cluster, Cores, Eal, Fault, Iova, cores};
 
 /// Arguments that the daemon sets itself, and the key that it takes them from.
 const RESERVED: [(&str, &str); 13] = [
@@ -21,13 +21,19 @@ const RESERVED: [(&str, &str); 13] = [
     ("--no-pci", "interface.device"),
 ];
 
-/// Packets that each worker may hold beside those in its queues, when `mbufs` is left out.
+/// Packets that a worker may hold beside those in its queues when neither `hold` nor `mbufs` says.
 const HOLD_POOL: u64 = 4096;
 
 /// The fewest packet buffers of a node that leaves `mbufs` out.
 const MBUFS_LEAST: u64 = 16_384;
 
-pub(crate) fn eal(top: &Section<'_>, name: &str, cores: &Cores, interfaces: usize) -> Eal {
+pub(crate) fn eal(
+    top: &Section<'_>,
+    name: &str,
+    cores: &Cores,
+    cluster: Option<&Cluster>,
+    interfaces: usize,
+) -> Eal {
     let section = top.section("eal", EAL);
     let hugepages = section.bool_or("hugepages", true);
     let file_prefix = section.field("file_prefix").and_then(|field| field.name());
@@ -37,7 +43,12 @@ pub(crate) fn eal(top: &Section<'_>, name: &str, cores: &Cores, interfaces: usiz
         file_prefix: file_prefix.map_or_else(|| format!("ravelin-{name}"), str::to_owned),
         iova: iova(&section, hugepages),
         extra: extra(&section),
-        mbufs: mbufs(&section, cores, interfaces as u64),
+        mbufs: mbufs(
+            &section,
+            cores,
+            cluster.map_or(1, cores::waits),
+            interfaces as u64,
+        ),
     }
 }
 
@@ -74,8 +85,9 @@ fn extra(section: &Section<'_>) -> Vec<String> {
     field.strings().into_iter().map(argument).collect()
 }
 
-/// What the queues hold when full, each worker's hold pool and two bursts in flight, rounded up.
-fn mbufs(section: &Section<'_>, cores: &Cores, interfaces: u64) -> u32 {
+/// What the queues hold when full, each worker's hold pool and two bursts in flight, rounded up. Each place in the
+/// hold stands for so many packets that `waits`.
+fn mbufs(section: &Section<'_>, cores: &Cores, waits: u32, interfaces: u64) -> u32 {
     let descriptors = |worker: &crate::Worker| {
         u64::from(worker.rx_descriptors) + u64::from(worker.tx_descriptors)
     };
@@ -87,8 +99,15 @@ fn mbufs(section: &Section<'_>, cores: &Cores, interfaces: u64) -> u32 {
     let others: u64 = cores
         .workers
         .iter()
-        .map(|worker| HOLD_POOL + 2 * u64::from(worker.burst))
+        .map(|worker| {
+            let hold = worker
+                .hold
+                .map_or(HOLD_POOL, |hold| u64::from(hold * waits));
+            hold + 2 * u64::from(worker.burst)
+        })
         .sum();
+    let held = cores.workers.iter().filter_map(|worker| worker.hold);
+    let held: u64 = held.map(|hold| u64::from(hold * waits)).sum();
     let default = (queues + others).next_multiple_of(1024).max(MBUFS_LEAST);
     let Some(field) = section.field("mbufs") else {
         return default as u32;
@@ -100,6 +119,15 @@ fn mbufs(section: &Section<'_>, cores: &Cores, interfaces: u64) -> u32 {
         field.fail(Fault::TooFewMbufs {
             given,
             least: queues,
+        });
+    }
+    let least = queues + held;
+    if given >= queues && given < least {
+        field.fail(Fault::MbufsHeld {
+            given,
+            queues,
+            held,
+            least,
         });
     }
     given as u32

@@ -279,6 +279,15 @@ pub enum Fault {
         "{given} packet buffers are fewer than the {least} that the queues alone hold; raise it or leave it out"
     )]
     TooFewMbufs { given: u64, least: u64 },
+    #[error(
+        "{given} packet buffers are fewer than the {queues} that the queues hold and the {held} that may be held; raise it to {least}, leave it out, or lower hold under [cores]"
+    )]
+    MbufsHeld {
+        given: u64,
+        queues: u64,
+        held: u64,
+        least: u64,
+    },
 
     // Interfaces, routes, rules.
     #[error("there is no [[interface]]; describe at least one")]

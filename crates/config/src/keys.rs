@@ -77,6 +77,8 @@ pub(crate) const CORES: &[&str] = &[
     "burst",
     "rx_descriptors",
     "tx_descriptors",
+    "table",
+    "hold",
     "shared",
 ];
 pub(crate) const WORKER: &[&str] = &[
@@ -86,6 +88,8 @@ pub(crate) const WORKER: &[&str] = &[
     "burst",
     "rx_descriptors",
     "tx_descriptors",
+    "table",
+    "hold",
 ];
 pub(crate) const CONTROL: &[&str] = &["socket", "mode", "group"];
 pub(crate) const FLOWS: &[&str] = &["capacity", "tombstone", "refresh", "verify_checksums"];

@@ -85,7 +85,7 @@ fn read(top: &Section<'_>, path: &Path, base: &Path) -> Option<Config> {
     let (interfaces, zones) = network::interfaces(top, cluster.as_ref());
     let routes = network::routes(top, &interfaces);
     let neighbours = neighbours::neighbours(top, &interfaces);
-    let eal = eal::eal(top, &name, &cores, interfaces.len());
+    let eal = eal::eal(top, &name, &cores, cluster.as_ref(), interfaces.len());
     let control = timers::control(top, base);
     let flows = timers::flows(top);
     let timeouts = timers::timeouts(top);

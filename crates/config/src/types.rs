@@ -250,6 +250,10 @@ pub struct Worker {
     pub rx_descriptors: u16,
     /// Descriptors of each of its transmit queues, a power of two.
     pub tx_descriptors: u16,
+    /// Flows that its shard of the flow table holds; `None` is its share of [`Flows::capacity`], see [`Config::table`].
+    pub table: Option<u32>,
+    /// Packets that it holds at most; `None` is its share of the packet buffers, see [`Config::hold`].
+    pub hold: Option<u32>,
 }
 
 /// The control socket.

@@ -70,7 +70,7 @@ fn text() {
         (
             "cpu = 2",
             "core = 2",
-            "n1.toml:29:11: cores.worker.0.cpu: is missing; write for instance worker = [{ cpu = 2 }]\nn1.toml:29:13: cores.worker.0.core: unknown key; known here are cpu, idle, idle_sleep, burst, rx_descriptors, tx_descriptors",
+            "n1.toml:29:11: cores.worker.0.cpu: is missing; write for instance worker = [{ cpu = 2 }]\nn1.toml:29:13: cores.worker.0.core: unknown key; known here are cpu, idle, idle_sleep, burst, rx_descriptors, tx_descriptors, table, hold",
         ),
         (
             "tcp = \"ack\"",
@@ -474,6 +474,21 @@ fn cores_and_eal() {
             "memory_mb = 512",
             "extra = [\"-l0,1\"]",
             "n1.toml:27:10: eal.extra: \"-l0,1\" is set from cores; leave it out here",
+        ),
+        (
+            "cpu = 3",
+            "cpu = 3, table = 1000",
+            "n1.toml:29:43: cores.worker.1.table: 1000 is out of range; write a number from 1024 to 1073741824",
+        ),
+        (
+            "cpu = 3",
+            "cpu = 3, hold = 0",
+            "n1.toml:29:42: cores.worker.1.hold: 0 is out of range; write a number from 1 to 4194304",
+        ),
+        (
+            "memory_mb = 512\n[cores]",
+            "mbufs = 9000\n[cores]\nhold = 500",
+            "n1.toml:27:9: eal.mbufs: 9000 packet buffers are fewer than the 8192 that the queues hold and the 1000 that may be held; raise it to 9192, leave it out, or lower hold under [cores]",
         ),
         (
             "memory_mb = 512",

@@ -25,6 +25,41 @@ fn id(id: u8) -> NodeId {
     NodeId::new(id).unwrap()
 }
 
+/// A worker's shard and hold are its share of the node's unless it is given its own.
+#[test]
+fn workers_have_their_own_tables_and_holds() {
+    let plain = parse(BASE);
+    assert_eq!(
+        (plain.table(0), plain.table(1), plain.capacity()),
+        (50_000, 50_000, 100_000)
+    );
+    assert_eq!(
+        (plain.hold(0), plain.hold(1)),
+        (17 * 1024 / 8, 17 * 1024 / 8)
+    );
+    let text = BASE.replacen(
+        "{ cpu = 3 }]",
+        "{ cpu = 3, table = 2000, hold = 10000 }]",
+        1,
+    );
+    let own = parse(&text);
+    assert_eq!(
+        (own.table(0), own.table(1), own.capacity()),
+        (50_000, 2_000, 52_000)
+    );
+    // 2 x 2 x 2048 descriptors, 4096 and 10000 held, 4 bursts of 32, rounded up; of the first a quarter's half.
+    assert_eq!(own.eal.mbufs, 22 * 1024);
+    assert_eq!((own.hold(0), own.hold(1)), (22 * 1024 / 8, 10_000));
+    let all = parse(&BASE.replacen("worker = [", "table = 4096\nhold = 64\nworker = [", 1));
+    assert_eq!(
+        (all.table(1), all.capacity(), all.hold(1)),
+        (4_096, 8_192, 64)
+    );
+    // With `ecmp` as many again wait for other nodes' answers.
+    let ecmp = BASE.replacen("mac = \"03:72:76:6c:00:01\"", "distribution = \"ecmp\"", 1);
+    assert_eq!(parse(&ecmp).hold(0), 17 * 1024 / 16);
+}
+
 #[test]
 fn defaults_are_those_of_the_document() {
     let config = parse(BASE);
@@ -65,6 +100,8 @@ fn defaults_are_those_of_the_document() {
         burst: 32,
         rx_descriptors: 1024,
         tx_descriptors: 1024,
+        table: None,
+        hold: None,
     };
     assert_eq!(config.cores.workers, [worker, Worker { cpu: 3, ..worker }]);
     assert_eq!(

@@ -17,9 +17,10 @@ pub struct MemoryBuf {
 }
 
 impl MemoryBuf {
-    /// A buffer with this frame.
+    /// A buffer with this frame, with room for the longest, so that a worker that makes it longer allocates nothing.
     pub fn new(frame: &[u8]) -> Self {
-        let mut bytes = vec![0; HEADROOM];
+        let mut bytes = Vec::with_capacity(HEADROOM + FRAME_MAX);
+        bytes.resize(HEADROOM, 0);
         bytes.extend_from_slice(frame);
         Self {
             bytes,

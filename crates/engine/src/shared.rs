@@ -12,11 +12,16 @@ use policy::{ClassSync, Classifier, RuleSet};
 use crate::common::Common;
 
 /// A value that is replaced as a whole. Readers look at a version number, and take the lock only
-/// when it has changed.
+/// when it has changed, for as long as it takes to count one more reader.
+///
+/// Who publishes frees: a value that was replaced is kept until no reader has it any more. A worker that was the
+/// last to have one would give megabytes of compiled rules back to the kernel between two bursts.
 #[derive(Debug)]
 pub struct Snapshot<T> {
     version: AtomicU64,
     value: Mutex<Arc<T>>,
+    /// Values that were replaced and that readers may still have. Readers never lock it.
+    replaced: Mutex<Vec<Arc<T>>>,
 }
 
 impl<T> Snapshot<T> {
@@ -25,13 +30,18 @@ impl<T> Snapshot<T> {
         Self {
             version: AtomicU64::new(1),
             value: Mutex::new(Arc::new(value)),
+            replaced: Mutex::new(Vec::new()),
         }
     }
 
-    /// Replaces the value.
+    /// Replaces the value, and frees those replaced earlier that no reader has any more.
     pub fn publish(&self, value: Arc<T>) {
-        *self.value.lock() = value;
+        let before = std::mem::replace(&mut *self.value.lock(), value);
         self.version.fetch_add(1, Ordering::Release);
+        let mut replaced = self.replaced.lock();
+        replaced.push(before);
+        // A reader can only get at the current one, so nobody begins to use one that nobody uses.
+        replaced.retain(|value| Arc::strong_count(value) > 1);
     }
 
     /// The value as it is now.
@@ -168,4 +178,24 @@ pub struct Told {
     pub deferred: AtomicBool,
     /// Time spent on packets and messages since start, in microseconds.
     pub busy_us: AtomicU64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_was_replaced_is_freed_by_who_publishes() {
+        let snapshot = Arc::new(Snapshot::new(1));
+        let mut reader = snapshot.reader();
+        let first = Arc::downgrade(reader.value());
+        snapshot.publish(Arc::new(2));
+        assert!(reader.refresh() && !reader.refresh());
+        assert_eq!(**reader.value(), 2);
+        assert!(first.upgrade().is_some(), "the reader has not freed it");
+        snapshot.publish(Arc::new(3));
+        assert!(first.upgrade().is_none(), "nobody has it any more");
+        assert_eq!(**reader.value(), 2, "which the reader still has");
+        assert_eq!(snapshot.replaced.lock().len(), 1);
+    }
 }

@@ -60,8 +60,41 @@ pub(crate) enum Command {
     /// Make and show certificates.
     #[command(subcommand)]
     Pki(PkiCommand),
+    /// Propose [cores], [eal] and [flows] for the machine that this runs on.
+    Tune(TuneArgs),
     /// Tell the releases of ravelin and of the running ravelind.
     Version,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+It reads /sys and /proc and changes nothing. What it writes are sections of a configuration, each choice with
+its reason: workers on the cores beside the network cards, one to a core and isolated ones first, the sync core on a core of
+its own, membership beside the system; packet buffers and memory by the formulas of docs/configuration.md. What the
+machine lacks is told as a WARNING with what to do. Run it while nothing else holds the huge pages.
+
+Example: ravelin tune --workers 4 --flows 2000000 >> n1.toml")]
+pub(crate) struct TuneArgs {
+    /// How many workers; by default as many as there is room for beside the network cards, and queues.
+    #[arg(long, value_name = "N", value_parser = workers)]
+    pub(crate) workers: Option<usize>,
+
+    /// How many flows the node shall hold, copies for other nodes included.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u32).range(1_024..=1 << 30)
+    )]
+    pub(crate) flows: u32,
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    let workers = text
+        .parse()
+        .ok()
+        .filter(|workers| (1..=128).contains(workers));
+    workers.ok_or_else(|| "give a number from 1 to 128".into())
 }
 
 #[derive(Debug, clap::Args)]

@@ -22,6 +22,8 @@ pub(crate) enum Error {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Packet(#[from] InvalidPacket),
+    #[error(transparent)]
+    Tune(#[from] crate::tune::Impossible),
     #[error("{0}")]
     Lacking(Lacking),
     #[error("cannot read {}: {source}; name a file of rules that this user may read", path.display())]
@@ -55,7 +57,7 @@ impl Error {
             }
             Self::Rules { .. } | Self::RulesTooLong { .. } => 2,
             Self::Answer(_) | Self::DrainAbandoned | Self::DrainTakenBack | Self::DrainCut(_) => 1,
-            Self::Client(_) | Self::Pki(_) | Self::Output(_) => 1,
+            Self::Client(_) | Self::Pki(_) | Self::Output(_) | Self::Tune(_) => 1,
             Self::Lacking(_) => 3,
         }
     }

@@ -18,6 +18,7 @@ mod output;
 mod packet;
 mod pki;
 mod status;
+mod tune;
 mod version;
 
 use std::io::{self, Write};
@@ -71,6 +72,7 @@ fn run(args: &Args, output: &mut Output) -> Result<(), Error> {
         Command::Drain(args) => drain::run(&mut connect()?, args, output),
         Command::Undrain => drain::undo(&mut connect()?, output),
         Command::Pki(command) => pki::run(command, output),
+        Command::Tune(args) => tune::run(args, output),
         Command::Version => version::run(connect(), output),
     }
 }

@@ -383,7 +383,7 @@ impl Answers {
         Flows {
             live: sum(|t| &t.flows_live),
             owned: sum(|t| &t.flows_owned),
-            capacity: self.config.flows.capacity.into(),
+            capacity: self.config.capacity(),
             held_packets: sum(|t| &t.held),
         }
     }

@@ -150,7 +150,6 @@ fn worker_config(
     let t = &config.timeouts;
     let cluster = config.cluster.as_ref();
     let deadline = cluster.map_or(Duration::from_millis(50), |c| c.hold_deadline);
-    let capacity = (config.flows.capacity as usize).div_ceil(workers).max(1);
     engine::Config {
         node: config.node,
         worker,
@@ -177,7 +176,7 @@ fn worker_config(
         cluster_mac: cluster.and_then(|c| c.mac).map(wire::Mac),
         replicate: cluster.is_some(),
         burst: config.cores.workers[worker].burst.into(),
-        capacity,
+        capacity: config.table(worker) as usize,
         // With a known seed, keys that collide could be chosen.
         seed: std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), worker),
         timeouts: engine::Timeouts {
@@ -202,7 +201,7 @@ fn worker_config(
         tcp_pickup: config.tcp.pickup,
         verify_checksums: config.flows.verify_checksums,
         hold: engine::Hold {
-            capacity: hold_capacity(config),
+            capacity: config.hold(worker) as usize,
             deadline_us: deadline.as_micros() as u64,
             at_deadline: match cluster.map(|c| c.hold_at_deadline) {
                 Some(config::AtDeadline::Release) => engine::AtDeadline::Release,
@@ -231,16 +230,6 @@ pub(crate) fn distribution(cluster: &config::Cluster) -> engine::Distribution {
         config::Distribution::Filter => engine::Distribution::Filter,
         config::Distribution::Ecmp => engine::Distribution::Ecmp,
     }
-}
-
-/// A quarter of the packet buffers, shared by the workers: what is held must not starve reception.
-/// With `ecmp` an eighth, since as many again may wait for answers.
-fn hold_capacity(config: &Config) -> usize {
-    let part = match config.cluster.as_ref().map(distribution) {
-        Some(engine::Distribution::Ecmp) => 8,
-        Some(engine::Distribution::Filter) | None => 4,
-    };
-    (config.eal.mbufs as usize / part / config.cores.workers.len()).max(1)
 }
 
 /// A worker's thread: turn after turn until told to stop.

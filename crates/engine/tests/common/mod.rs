@@ -1,12 +1,15 @@
 //! A worker over two ports in memory, with both ends of its rings in the test's hands.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod watch;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use engine::memory::{MemoryBuf, MemoryPort};
+use engine::port::{Burst, Port};
 use engine::{
     AgentLink, AtDeadline, Config, Counter, Cross, Distribution, FlowPage, Hold, Instruct,
     Interface, Links, LogEntry, Neighbour, NodeShared, Notice, Now, Policy, Route, Timeouts,
@@ -20,6 +23,8 @@ use replication::{ToSync, ToWorker};
 use rtrb::{Consumer, Producer, RingBuffer};
 use state::{NODES_MAX, NodeId, NodeSet, SLOTS, Slot};
 use wire::Mac;
+
+use watch::Heap;
 
 pub(crate) const INSIDE: usize = 0;
 pub(crate) const OUTSIDE: usize = 1;
@@ -95,6 +100,95 @@ impl Default for Setup {
     }
 }
 
+impl Setup {
+    pub(crate) fn config(&self) -> Config {
+        let interface = |name: &str, port, vlan, mtu, addresses: [&str; 2]| Interface {
+            name: name.into(),
+            port,
+            vlan,
+            zone: port as u8,
+            mtu,
+            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            ping: true,
+        };
+        Config {
+            node: node(self.node),
+            worker: self.worker,
+            workers: self.workers,
+            interfaces: vec![
+                interface("inside", 0, None, 1500, ["10.1.0.1/24", "fd00:1::1/64"]),
+                interface(
+                    "outside",
+                    1,
+                    self.vlan_outside,
+                    self.mtu_outside,
+                    ["10.2.0.1/24", "fd00:2::1/64"],
+                ),
+            ],
+            routes: self.routes.clone(),
+            neighbours: self.neighbours.clone(),
+            distribution: self.distribution,
+            cluster_mac: (self.cluster && self.distribution == Distribution::Filter)
+                .then_some(CLUSTER),
+            replicate: self.cluster,
+            burst: 32,
+            capacity: self.capacity,
+            seed: 7,
+            timeouts: Timeouts::default(),
+            refresh_s: 10,
+            tcp_strict: true,
+            tcp_pickup: false,
+            verify_checksums: true,
+            hold: self.hold,
+            resync_rate: 1_000_000,
+            icmp_rate: 10,
+            detect: self.detect.clone(),
+            hops: 16,
+        }
+    }
+}
+
+/// A port in memory that may use the heap in a turn that must not.
+pub(crate) struct TestPort(MemoryPort);
+
+impl std::ops::Deref for TestPort {
+    type Target = MemoryPort;
+
+    fn deref(&self) -> &MemoryPort {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for TestPort {
+    fn deref_mut(&mut self) -> &mut MemoryPort {
+        &mut self.0
+    }
+}
+
+impl Port for TestPort {
+    type Buf = MemoryBuf;
+
+    fn rx_burst(&mut self, out: &mut Burst<MemoryBuf>) -> usize {
+        watch::unwatched(|| self.0.rx_burst(out))
+    }
+
+    fn tx_burst(&mut self, bufs: &mut Burst<MemoryBuf>) -> usize {
+        watch::unwatched(|| self.0.tx_burst(bufs))
+    }
+
+    fn alloc(&mut self) -> Option<MemoryBuf> {
+        watch::unwatched(|| self.0.alloc())
+    }
+
+    fn mac(&self) -> [u8; 6] {
+        self.0.mac()
+    }
+
+    fn link_up(&self) -> bool {
+        self.0.link_up()
+    }
+}
+
 pub(crate) fn allow(name: &str, services: &[&str], sync: SyncPolicy) -> Rule {
     rule(name, services, Action::Allow, Some(sync))
 }
@@ -148,7 +242,7 @@ pub(crate) fn view(epoch: u64, owner: impl Fn(Slot) -> Option<u8>, targets: &[u8
 }
 
 pub(crate) struct Rig {
-    pub(crate) worker: Worker<MemoryPort>,
+    pub(crate) worker: Worker<TestPort>,
     pub(crate) node: Arc<NodeShared>,
     pub(crate) shared: Arc<WorkerShared>,
     pub(crate) from_worker: Consumer<ToSync>,
@@ -252,49 +346,7 @@ impl Rig {
                 notices,
             }),
         };
-        let interface = |name: &str, port, vlan, mtu, addresses: [&str; 2]| Interface {
-            name: name.into(),
-            port,
-            vlan,
-            zone: port as u8,
-            mtu,
-            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
-            ping: true,
-        };
-        let config = Config {
-            node: node(setup.node),
-            worker: setup.worker,
-            workers: setup.workers,
-            interfaces: vec![
-                interface("inside", 0, None, 1500, ["10.1.0.1/24", "fd00:1::1/64"]),
-                interface(
-                    "outside",
-                    1,
-                    setup.vlan_outside,
-                    setup.mtu_outside,
-                    ["10.2.0.1/24", "fd00:2::1/64"],
-                ),
-            ],
-            routes: setup.routes,
-            neighbours: setup.neighbours,
-            distribution: setup.distribution,
-            cluster_mac: (setup.cluster && setup.distribution == Distribution::Filter)
-                .then_some(CLUSTER),
-            replicate: setup.cluster,
-            burst: 32,
-            capacity: setup.capacity,
-            seed: 7,
-            timeouts: Timeouts::default(),
-            refresh_s: 10,
-            tcp_strict: true,
-            tcp_pickup: false,
-            verify_checksums: true,
-            hold: setup.hold,
-            resync_rate: 1_000_000,
-            icmp_rate: 10,
-            detect: setup.detect.clone(),
-            hops: 16,
-        };
+        let config = setup.config();
         let first = match setup.cluster {
             true => view(1, |_| Some(ME), &[PEER]),
             false => view(0, |_| Some(ME), &[]),
@@ -302,7 +354,8 @@ impl Rig {
         let policy = Policy::new(&rules(1, setup.rules.clone()));
         let node = Arc::new(NodeShared::new(first, policy));
         let shared = Arc::new(WorkerShared::default());
-        let ports = GATEWAY.iter().map(|mac| MemoryPort::new(mac.0)).collect();
+        let ports = GATEWAY.iter().map(|mac| TestPort(MemoryPort::new(mac.0)));
+        let ports = ports.collect();
         let now_us = 100_000_000;
         let worker = Worker::new(
             config,
@@ -362,14 +415,15 @@ impl Rig {
         self.advance(1)
     }
 
-    /// One turn, so many microseconds later.
+    /// One turn, so many microseconds later. It must allocate nothing, whatever there is to do.
     pub(crate) fn advance(&mut self, us: u64) -> usize {
         self.now_us += us;
         let unix_ms = 1_700_000_000_000 + self.now_us / 1_000;
-        self.worker.poll(Now {
+        let now = Now {
             us: self.now_us,
             unix_ms,
-        })
+        };
+        watch::quiet(Heap::Asked, || self.worker.poll(now))
     }
 
     /// Turns for a while, a millisecond each.

@@ -218,3 +218,40 @@ fn certificates_that_cannot_be_made() {
         ran.stderr
     );
 }
+
+/// On whatever machine this runs: the proposal is valid TOML with the three sections, and JSON says the same.
+#[test]
+fn tune_proposes_sections_for_this_machine() {
+    let ravelin = |args: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_ravelin"))
+            .args(args)
+            .output()
+            .expect("runs");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        text
+    };
+    let text = ravelin(&["tune", "--flows", "2048"]);
+    for section in ["\n[cores]\n", "\n[eal]\n", "\n[flows]\n"] {
+        assert!(text.contains(section), "{text}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&ravelin(&["--json", "tune", "--flows", "2048"])).expect("JSON");
+    assert_eq!(json["plan"]["capacity"], 2048);
+    assert!(
+        !json["machine"]["cpus"]
+            .as_array()
+            .expect("a list")
+            .is_empty()
+    );
+    assert!(
+        json["toml"]
+            .as_str()
+            .expect("a text")
+            .contains("capacity = 2048")
+    );
+}
