@@ -196,7 +196,10 @@ impl<P: Port> Worker<P> {
             _ => (Default::default(), Progress::seen(first.dir)),
         };
         let predecessor = tombstone.map_or(0, |id| self.table.entry(id).record.incarnation);
-        let clock = self.now.unix_ms << 8 | u64::from(self.config.node.raw());
+        // A peer may remember that a flow with this key has ended, which this node was not here to learn, and its clock
+        // may be ahead: what is opened now is later than all that was heard of.
+        let ms = self.now.unix_ms.max((self.incarnation_heard >> 8) + 1);
+        let clock = ms << 8 | u64::from(self.config.node.raw());
         let record = FlowRecord {
             key: *key,
             incarnation: clock.max(predecessor + 1),

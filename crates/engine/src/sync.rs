@@ -140,6 +140,7 @@ impl<P: Port> Worker<P> {
         {
             return true;
         }
+        self.incarnation_heard = self.incarnation_heard.max(record.incarnation);
         let now_s = self.now.s();
         let seen_s = now_s.saturating_sub(u32::from(idle_s));
         // With `ecmp`, who tells of a flow of another's slot handles it.

@@ -134,6 +134,8 @@ pub struct Worker<P: Port> {
     pub(crate) hold: HoldQueue<P::Buf>,
     pub(crate) asks: Asks<P::Buf>,
     pub(crate) doubts: Doubts,
+    /// The greatest incarnation that a peer has told of.
+    pub(crate) incarnation_heard: u64,
     /// No packet is treated as a usual one.
     pub(crate) long_way: bool,
     pub(crate) counters: Counters,
@@ -308,6 +310,7 @@ impl<P: Port> Worker<P> {
             hops: Hops::new(config.hops, &config.neighbours),
             hold: HoldQueue::with_capacity(config.hold.capacity),
             doubts: Doubts::new(config.seed),
+            incarnation_heard: 0,
             long_way: false,
             asks: Asks::with_capacity(
                 match config.distribution {

@@ -703,6 +703,25 @@ fn whoever_tells_of_a_flow_that_is_deleted_here_learns_that_it_is() {
     assert_eq!(tell(&mut rig, other), []);
 }
 
+/// Clocks of nodes differ. A node that was not there when a flow ended cannot know its tombstones, and must open the
+/// next one with its ports later than these all the same.
+#[test]
+fn what_is_opened_is_later_than_all_that_peers_told_of() {
+    let mut rig = Rig::new(Setup::default());
+    let mut ahead = remote_connection(true);
+    ahead.incarnation = (1_700_000_100_000 + 60_000) << 8 | 200;
+    assert_eq!(apply(&mut rig, vec![(ahead, 0)]), 0);
+    rig.through(INSIDE, tcp("10.1.0.10:41000", S, SYN, 100, 0, &[]));
+    let told = changes(&rig.acknowledge());
+    let (_, opened) = told.last().expect("it was told of");
+    assert!(opened.incarnation > ahead.incarnation);
+    assert_eq!(
+        opened.incarnation & 0xff,
+        u64::from(ME),
+        "and tells whose it is"
+    );
+}
+
 /// Others served the flows of a node that stood still, and it may never see the view in between:
 /// its own old windows must not be held against packets that have gone far beyond them. Nor when another
 /// node is back that was apart, of which its own slots never knew.

@@ -46,6 +46,8 @@ struct Facts {
     met_us: BTreeMap<u64, u64>,
     /// When the ends began with the connection that they have now, or had last.
     opened_us: u64,
+    /// When a packet last left a node.
+    out_us: Option<u64>,
 }
 
 /// Watches a run.
@@ -80,6 +82,8 @@ pub(crate) struct Rules {
     pub(crate) absent: NodeSet,
     /// Targets may refuse records for want of room.
     pub(crate) tables_overflow: bool,
+    /// Failures come before redundancy is whole again.
+    pub(crate) beyond: bool,
     /// Frames are damaged, or runs refused for their clock.
     pub(crate) frames_may_be_invalid: bool,
 }
@@ -166,7 +170,13 @@ impl Oracle {
                 facts.left = incarnation;
                 stats.openings_checked += 1;
             }
-            if facts.protected >= incarnation {
+            // Beyond the rules those who had protected a connection may all be gone, and others know it by another
+            // incarnation since: then what the first one let out is out.
+            let is_out = facts
+                .out_us
+                .replace(at_us)
+                .is_some_and(|out_us| out_us >= facts.opened_us);
+            if facts.protected >= incarnation || rules.beyond && is_out {
                 continue;
             }
             let slot = slot_of(&record.key);

@@ -118,6 +118,7 @@ impl World {
                 in_order: !options.ecmp
                     && (options.workers == 1 || faults.traffic_misdelivery == 0),
                 repaired: options.digests || options.profile == crate::Profile::Quiet,
+                beyond: faults.beyond,
                 absent: NodeSet::EMPTY,
                 tables_overflow: faults.tiny_table,
                 frames_may_be_invalid: faults.link_corruption > 0,
