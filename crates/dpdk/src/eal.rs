@@ -655,7 +655,14 @@ mod tests {
                 vdevs: vec!["net_null0\0".into()],
                 ..base()
             }),
-            "vdevs or pci"
+            "vdevs, pci or extra"
+        );
+        assert_eq!(
+            refused(EalOptions {
+                extra: vec!["--single-file\0-segments".into()],
+                ..base()
+            }),
+            "vdevs, pci or extra"
         );
     }
 

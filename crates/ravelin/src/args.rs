@@ -60,7 +60,7 @@ pub(crate) enum Command {
     /// Make and show certificates.
     #[command(subcommand)]
     Pki(PkiCommand),
-    /// Propose [cores], [eal] and [flows] for the machine that this runs on.
+    /// Propose the sections cores, eal and flows for the machine that this runs on.
     Tune(TuneArgs),
     /// Tell the releases of ravelin and of the running ravelind.
     Version,
