@@ -63,10 +63,12 @@ pub(crate) fn wire_bytes(bench: &Bench, flows: &Flows) -> Result<Outcome> {
 
 fn fills(bench: &Bench, flows: &Flows, held: bool) -> Result<Vec<Filled>> {
     let sync = if held { "ack" } else { "async" };
+    let lanes = lanes(bench, flows)?;
     let run = |_| {
         let seats = Seat::worker_alone(&bench.cpus);
+        let mut generator = Generator::start(bench, &lanes)?;
         let pair = Pair::start(bench, plan(capacity(flows.count), sync, seats))?;
-        fill(bench, flows, held, pair)
+        fill(bench, flows, held, pair, &mut generator)
     };
     (0..bench.pace.runs).map(run).collect()
 }
@@ -86,9 +88,13 @@ pub(crate) fn plan(capacity: u32, sync: &'static str, seats: [Seat; 2]) -> Plan 
 
 /// Sends the first packet of every flow, until the backup has acknowledged nearly all of them: the few
 /// slots of the second node's are dropped by the first.
-fn fill(bench: &Bench, flows: &Flows, held: bool, mut pair: Pair) -> Result<Filled> {
-    let lanes = lanes(bench, flows)?;
-    let mut generator = Generator::start(bench, &lanes)?;
+fn fill(
+    bench: &Bench,
+    flows: &Flows,
+    held: bool,
+    mut pair: Pair,
+    generator: &mut Generator,
+) -> Result<Filled> {
     let (begin, before) = (sent_bytes(bench)?, pair.first().counters()?);
     let all = u64::from(flows.count);
     let enough = all - all / 50;

@@ -86,9 +86,9 @@ struct Takeover {
 
 fn takeover(bench: &Bench, flows: &Flows, seats: [Seat; 2]) -> Result<Takeover> {
     let lanes = lanes(bench, flows)?;
-    let mut pair = Pair::start(bench, plan(capacity(flows.count), seats))?;
     // It stays, at its prompt, until the takeover is over: its end would take a cpu meanwhile.
     let mut generator = Generator::start(bench, &lanes)?;
+    let mut pair = Pair::start(bench, plan(capacity(flows.count), seats))?;
     fill(bench, flows, &mut pair, &mut generator)?;
     let acknowledged = pair.first().flow_count()?;
     pair.second().wait_flows(bench, acknowledged, FILL_LIMIT)?;

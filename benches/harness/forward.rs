@@ -90,8 +90,8 @@ pub(crate) fn measure(bench: &Bench, flows: &Flows, system: System) -> Result<Ou
         answers: flows.proto == Proto::Tcp,
         workers: 1,
     };
-    let mut gateway = system.start(bench, shape)?;
     let mut generator = Generator::start(bench, &lanes)?;
+    let mut gateway = system.start(bench, shape)?;
     warm(bench, flows, gateway.as_mut(), &mut generator)?;
 
     let data = lanes.len() - 1;

@@ -69,18 +69,8 @@ impl System {
         }
     }
 
-    /// Starts it; it is ready for packets when this returns.
+    /// Starts it; it is ready for packets when this returns. The generator must be there, for it connects to that.
     pub(crate) fn start(self, bench: &Bench, shape: Shape) -> Result<Box<dyn Gateway>> {
-        for name in [INSIDE, BACK] {
-            // One that was killed leaves its sockets, and the next could not listen there.
-            let path = bench.path(name);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(LabError::file("remove", &path)(error).into());
-                }
-                _ => {}
-            }
-        }
         Ok(match self {
             Self::Ravelin => Box::new(Ravelin::start(bench, shape)?),
             Self::Ovs => Box::new(Ovs::start(bench, shape)?),

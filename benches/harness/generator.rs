@@ -1,5 +1,8 @@
 //! dpdk-testpmd as the source of packets: it replays files of frames from its memory into memif.
 //!
+//! It is memif's server, so that the gateway can be the client, which need not copy: with huge pages the generator
+//! writes each frame to the gateway's own buffers. So it is there before the gateway.
+//!
 //! It is driven by its prompt, one file at a time. Everything of it runs on one cpu.
 
 use std::fs;
@@ -13,17 +16,18 @@ use lab::{Error as LabError, Process, Spawn};
 
 use crate::bench::Bench;
 use crate::error::{Error, Result};
-use crate::pcap::Pcap;
+use crate::pcap::{self, Pcap};
+use crate::traffic::{Flows, Part};
 
 /// Reading ten million frames into memory takes a while.
 const START_LIMIT: Duration = Duration::from_secs(180);
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// Buffers besides those that hold the frames: rings, bursts, caches.
 const SPARE_MBUFS: u32 = 16_384;
-/// log2 of the descriptors of a memif ring. Both sides must agree on it.
-pub(crate) const RING_LOG2: u32 = 11;
-/// Bytes of a buffer in memif's shared memory. Both sides must agree on it.
-pub(crate) const RING_BUFFER: u32 = 2048;
+/// log2 of the descriptors of a memif ring.
+const RING_LOG2: u32 = 11;
+/// Bytes of a buffer in memif's shared memory, where that is apart from the gateway's.
+const RING_BUFFER: u32 = 2048;
 
 /// Frames that go to a gateway's port.
 #[derive(Debug, Clone)]
@@ -68,12 +72,19 @@ impl Generator {
         ((u64::from(mbufs(lanes)) * mbuf.next_multiple_of(64)) >> 20) + 128
     }
 
-    /// Starts it, and waits until its frames are in memory. The gateway's ports must be there.
+    /// Starts it, and waits until its frames are in memory and gateways can connect.
     pub(crate) fn start(bench: &Bench, lanes: &[Lane]) -> Result<Self> {
         let log = bench.log("testpmd")?;
         let mut sockets: Vec<&Path> = vec![];
         for lane in lanes {
             if !sockets.contains(&lane.socket.as_path()) {
+                // One that was killed leaves its socket, and nobody could listen there.
+                match fs::remove_file(&lane.socket) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(LabError::file("remove", &lane.socket)(error).into());
+                    }
+                    _ => {}
+                }
                 sockets.push(&lane.socket);
             }
         }
@@ -92,16 +103,20 @@ impl Generator {
         for (number, socket) in sockets.iter().enumerate() {
             args.push("--vdev".into());
             args.push(format!(
-                "net_memif{number},role=client,socket={},socket-abstract=no,rsize={RING_LOG2},bsize={RING_BUFFER}",
+                "net_memif{number},role=server,socket={},socket-abstract=no",
                 socket.display()
             ));
         }
+        // A gateway's thread that only controls it wants a queue to send by too, and this program gives all ports as
+        // many; what would come from the second one of a file is never asked for.
+        let unused = pcap::of(&Flows::udp(1), Part::Data, &bench.pcaps, &bench.interrupt)?;
         let mut ports = vec![];
         for (number, lane) in lanes.iter().enumerate() {
             args.push("--vdev".into());
             args.push(format!(
-                "net_pcap{number},rx_pcap={},infinite_rx=1",
-                lane.pcap.path.display()
+                "net_pcap{number},rx_pcap={},rx_pcap={},infinite_rx=1",
+                lane.pcap.path.display(),
+                unused.path.display()
             ));
             let to = sockets.iter().position(|socket| *socket == lane.socket);
             ports.push((
@@ -116,10 +131,14 @@ impl Generator {
                 "--forward-mode=io",
                 "--burst=64",
                 "--nb-cores=1",
+                "--rxq=2",
+                "--txq=1",
                 "--rxd=2048",
                 "--txd=2048",
                 "--no-flush-rx",
                 "--no-lsc-interrupt",
+                // Nobody is connected yet.
+                "--disable-link-check",
             ]
             .map(str::to_owned),
         );
@@ -206,6 +225,47 @@ impl Generator {
             Ok(Poll::Pending(format!("see {}", self.log.display())))
         })?)
     }
+}
+
+/// What the EAL of a gateway must be told so that it can share its buffers.
+pub(crate) const SHARED_BUFFERS: &str = "--single-file-segments";
+
+/// How a gateway's end of a lane has its buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Buffers {
+    /// The generator writes into the gateway's own, for which its EAL wants [`SHARED_BUFFERS`] and huge pages. At
+    /// most one port of a process can do that: memif closes the file of EAL's memory once it is connected.
+    Shared,
+    /// The gateway copies.
+    Copied,
+}
+
+impl Buffers {
+    /// What the clients' lane uses.
+    pub(crate) fn best(huge_pages: bool) -> Self {
+        if huge_pages {
+            Self::Shared
+        } else {
+            Self::Copied
+        }
+    }
+}
+
+/// The gateway's end of a lane, as DPDK is told it.
+pub(crate) fn gateway_device(
+    number: usize,
+    socket: &Path,
+    mac: wire::Mac,
+    buffers: Buffers,
+) -> String {
+    let zero_copy = match buffers {
+        Buffers::Shared => "yes",
+        Buffers::Copied => "no",
+    };
+    format!(
+        "net_memif{number},role=client,zero-copy={zero_copy},socket={},socket-abstract=no,rsize={RING_LOG2},bsize={RING_BUFFER},mac={mac}",
+        socket.display()
+    )
 }
 
 fn mbufs(lanes: &[Lane]) -> u32 {

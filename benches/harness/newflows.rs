@@ -8,7 +8,7 @@ use crate::bench::Bench;
 use crate::error::{Error, Result};
 use crate::forward::{Outcome, capacity, lanes, outer};
 use crate::gateway::{Gateway, Shape, System, memory_bytes};
-use crate::generator::{Generator, Lane, WhenFull};
+use crate::generator::{Generator, WhenFull};
 use crate::measure::slope;
 use crate::traffic::Flows;
 
@@ -24,7 +24,9 @@ pub(crate) fn measure(bench: &Bench, flows: &Flows, system: System) -> Result<Ou
     let mut rates = vec![];
     for _ in 0..bench.pace.runs {
         let shape = shape(capacity(flows.count));
-        let (_, looks) = fill(bench, flows, &lanes, system.start(bench, shape)?)?;
+        let mut generator = Generator::start(bench, &lanes)?;
+        let mut gateway = system.start(bench, shape)?;
+        let looks = fill(bench, flows, &mut generator, gateway.as_mut())?;
         let all = u64::from(flows.count);
         let rate = slope(&looks, all / 20, all - all / 20);
         rates.push(rate.ok_or_else(|| {
@@ -45,12 +47,13 @@ pub(crate) fn memory(bench: &Bench, flows: &Flows, system: System) -> Result<Out
     let lanes = lanes(bench, flows)?;
     let mut sizes = vec![];
     for _ in 0..bench.pace.runs {
+        let mut generator = Generator::start(bench, &lanes)?;
         let empty = {
             let gateway = system.start(bench, shape(CAPACITY_MIN))?;
             memory_bytes(gateway.pid())?
         };
-        let gateway = system.start(bench, shape(flows.count))?;
-        let (gateway, _) = fill(bench, flows, &lanes, gateway)?;
+        let mut gateway = system.start(bench, shape(flows.count))?;
+        fill(bench, flows, &mut generator, gateway.as_mut())?;
         let full = memory_bytes(gateway.pid())?;
         if full <= empty {
             return Err(Error::NotReal(format!(
@@ -69,10 +72,9 @@ type Looks = Vec<(Instant, u64)>;
 fn fill(
     bench: &Bench,
     flows: &Flows,
-    lanes: &[Lane],
-    mut gateway: Box<dyn Gateway>,
-) -> Result<(Box<dyn Gateway>, Looks)> {
-    let mut generator = Generator::start(bench, lanes)?;
+    generator: &mut Generator,
+    gateway: &mut dyn Gateway,
+) -> Result<Looks> {
     let mut looks = vec![];
     let all = u64::from(flows.count);
     // No packet is lost on the way, so that in the first pass each one opens a flow.
@@ -108,7 +110,7 @@ fn fill(
             })
         },
     )?;
-    Ok((gateway, looks))
+    Ok(looks)
 }
 
 fn shape(capacity: u32) -> Shape {

@@ -11,7 +11,7 @@ use lab::{Error as LabError, Namespace, Process, Spawn};
 use crate::bench::Bench;
 use crate::error::{Error, Result};
 use crate::gateway::{BACK, Gateway, INSIDE, Shape};
-use crate::generator::{RING_BUFFER, RING_LOG2};
+use crate::generator::{Buffers, SHARED_BUFFERS, gateway_device};
 use crate::measure::Counts;
 use crate::traffic::GATEWAY;
 
@@ -103,16 +103,13 @@ impl Ovs {
         let mut bridge = vec!["add-br", BRIDGE, "--", "set"];
         bridge.extend(kind.split(' '));
         self.vsctl(&bridge)?;
-        let memif = |number: usize, socket: &str, mac: wire::Mac| {
-            format!(
-                "net_memif{number},role=server,socket={},socket-abstract=no,rsize={RING_LOG2},bsize={RING_BUFFER},mac={mac}",
-                bench.path(socket).display()
-            )
-        };
-        self.add_port("inside", 1, &memif(0, INSIDE, GATEWAY[0]))?;
+        let best = Buffers::best(bench.pages.huge());
+        let inside = gateway_device(0, &bench.path(INSIDE), GATEWAY[0], best);
+        self.add_port("inside", 1, &inside)?;
         self.add_port("sink", 2, "net_null0,no-rx=1")?;
         if shape.answers {
-            self.add_port("back", 3, &memif(1, BACK, GATEWAY[2]))?;
+            let back = gateway_device(1, &bench.path(BACK), GATEWAY[2], Buffers::Copied);
+            self.add_port("back", 3, &back)?;
         }
         // Through the database the switch would do it some time.
         let most = shape.capacity.to_string();
@@ -245,7 +242,7 @@ impl Drop for Ovs {
 fn settings(bench: &Bench) -> Vec<String> {
     let mask = |cpu: usize| format!("{:#x}", 1_u64 << cpu);
     let eal = format!(
-        "--no-pci --no-telemetry --file-prefix={} {}",
+        "--no-pci --no-telemetry --file-prefix={} {} {SHARED_BUFFERS}",
         bench.name("ovs"),
         bench.pages.eal_arguments().join(" ")
     );

@@ -30,7 +30,7 @@ const OWNED_MIN: u64 = 1014;
 /// Where a node's packets come from and go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ports {
-    /// From the generator's memif, into a sink that takes everything.
+    /// From the generator's memif, into a sink that takes everything. The generator must be there before the node.
     Memif,
     /// From nowhere.
     Idle,
@@ -184,10 +184,6 @@ impl Pair {
             if ports == Ports::Wire {
                 WirePort::plug(bench, name)?;
             }
-        }
-        let socket = bench.path(INSIDE);
-        if socket.exists() {
-            fs::remove_file(&socket).map_err(LabError::file("remove", &socket))?;
         }
         Ok(Self {
             plan,

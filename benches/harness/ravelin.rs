@@ -13,7 +13,7 @@ use telemetry::counters::{CounterQuery, CounterReport};
 use crate::bench::Bench;
 use crate::error::Result;
 use crate::gateway::{BACK, Gateway, INSIDE, Shape};
-use crate::generator::{RING_BUFFER, RING_LOG2};
+use crate::generator::{Buffers, SHARED_BUFFERS, gateway_device};
 use crate::measure::Counts;
 use crate::traffic::{GATEWAY, ROUTER_INSIDE, ROUTER_OUTSIDE};
 
@@ -198,18 +198,13 @@ pub(crate) enum Outside {
 
 /// The configuration: everything that is not said is the default.
 pub(crate) fn config(shape: Shape, place: &Place<'_>) -> String {
-    let memif = |number: usize, socket: &PathBuf, mac: wire::Mac| {
-        format!(
-            "net_memif{number},role=server,socket={},socket-abstract=no,rsize={RING_LOG2},bsize={RING_BUFFER},mac={mac}",
-            socket.display()
-        )
-    };
     let mut text = format!(
         "[node]\n\
          name = \"{}\"\n\
          [eal]\n\
          hugepages = {}\n\
          memory_mb = {MEMORY_MB}\n\
+         extra = [{}]\n\
          file_prefix = \"{}\"\n\
          [cores]\n\
          {}\n\
@@ -220,6 +215,11 @@ pub(crate) fn config(shape: Shape, place: &Place<'_>) -> String {
          {}",
         place.name,
         place.huge_pages,
+        if place.huge_pages {
+            format!("\"{SHARED_BUFFERS}\"")
+        } else {
+            String::new()
+        },
         place.prefix,
         place.cores,
         place.control.display(),
@@ -237,7 +237,9 @@ pub(crate) fn config(shape: Shape, place: &Place<'_>) -> String {
         );
     };
     let from_clients = match &place.inside {
-        Inside::Memif(socket) => memif(0, socket, GATEWAY[0]),
+        Inside::Memif(socket) => {
+            gateway_device(0, socket, GATEWAY[0], Buffers::best(place.huge_pages))
+        }
         Inside::Kernel(device) => format!("net_af_packet0,iface={device}"),
         Inside::Nothing => "net_null1,no-rx=1".into(),
     };
@@ -260,7 +262,7 @@ pub(crate) fn config(shape: Shape, place: &Place<'_>) -> String {
         "fd00:2::1/64",
     );
     if shape.answers {
-        let from_servers = memif(1, &place.back, GATEWAY[2]);
+        let from_servers = gateway_device(1, &place.back, GATEWAY[2], Buffers::Copied);
         interface(
             "back",
             &from_servers,

@@ -43,13 +43,13 @@ pub(crate) fn measure(bench: &Bench, flows: &Flows) -> Result<Outcome> {
 }
 
 fn join(bench: &Bench, flows: &Flows, seats: [Seat; 2]) -> Result<f64> {
+    let lanes = lanes(bench, flows)?;
     let mut pair = Pair::prepare(bench, plan(capacity(flows.count), seats))?;
-    pair.start_next(bench)?;
-    pair.wait_active(bench, false)?;
     let all = u64::from(flows.count);
     {
-        let lanes = lanes(bench, flows)?;
         let mut generator = Generator::start(bench, &lanes)?;
+        pair.start_next(bench)?;
+        pair.wait_active(bench, false)?;
         generator.play(bench, 0, WhenFull::Retry)?;
         pair.first().wait_flows(bench, all, FILL_LIMIT)?;
         generator.stop(bench)?;

@@ -500,6 +500,10 @@ impl<P: Port> Worker<P> {
     /// have served its flows meanwhile, even if no view that it saw says so.
     #[cold]
     fn distrust_own_flows(&mut self) {
+        if self.table.is_empty() {
+            // Nor are those that it opens from now on, in this very second.
+            return;
+        }
         // Apart from `since_s`: it does not make idle flows younger.
         let now_s = self.now.s().max(1);
         self.ownership.lapsed_s = now_s;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use common::*;
 use engine::{AtDeadline, FlowPage, Hold, WhenAlone};
 use replication::{JobId, JobTarget, ToSync, ToWorker};
-use state::{FlowRecord, Life, SlotSet, TcpPhase, slot_of};
+use state::{Dir, FlowRecord, Life, SlotSet, TcpPhase, slot_of};
 use wire::build;
 use wire::tcp::{ACK, FIN, SYN};
 
@@ -437,6 +437,28 @@ fn a_paused_node_does_not_act_on_an_old_view() {
             .len(),
         1
     );
+}
+
+/// A start takes long, and a worker without a flow has none to distrust: those that it opens right after
+/// standing still are its own.
+#[test]
+fn a_pause_without_flows_makes_none_doubtful() {
+    let mut rig = Rig::new(Setup::default());
+    rig.advance(100_000);
+    rig.through(INSIDE, tcp(C, S, SYN, 5_000, 0, b""));
+    rig.advance(100_000);
+    rig.through(OUTSIDE, tcp(S, C, SYN | ACK, 7_000, 5_001, b""));
+    let local = flows(&mut rig)[0].local;
+    assert!(
+        local.flags.is_behind(Dir::AToB) && local.flags.is_behind(Dir::BToA),
+        "after the second pause it had a flow"
+    );
+    let mut rig = Rig::new(Setup::default());
+    rig.advance(100_000);
+    rig.through(INSIDE, tcp(C, S, SYN, 5_000, 0, b""));
+    rig.through(OUTSIDE, tcp(S, C, SYN | ACK, 7_000, 5_001, b""));
+    let local = flows(&mut rig)[0].local;
+    assert!(!local.flags.is_behind(Dir::AToB) && !local.flags.is_behind(Dir::BToA));
 }
 
 #[test]
