@@ -89,6 +89,7 @@ fn takeover(bench: &Bench, flows: &Flows, seats: [Seat; 2]) -> Result<Takeover> 
     // It stays, at its prompt, until the takeover is over: its end would take a cpu meanwhile.
     let mut generator = Generator::start(bench, &lanes)?;
     let mut pair = Pair::start(bench, plan(capacity(flows.count), seats))?;
+    let joined = pair.second().status()?.takeover.map(|own| own.epoch);
     fill(bench, flows, &mut pair, &mut generator)?;
     let acknowledged = pair.first().flow_count()?;
     pair.second().wait_flows(bench, acknowledged, FILL_LIMIT)?;
@@ -109,7 +110,7 @@ fn takeover(bench: &Bench, flows: &Flows, seats: [Seat; 2]) -> Result<Takeover> 
     let stop = AtomicBool::new(false);
     let killed = std::thread::scope(|scope| {
         let sender = scope.spawn(|| send_until(&port, &frames, &stop));
-        let killed = kill(bench, &mut pair, &port);
+        let killed = kill(bench, &mut pair, &port, joined);
         stop.store(true, Ordering::Relaxed);
         sender.join().expect("it does not panic")?;
         killed
@@ -184,7 +185,13 @@ fn send_until(port: &WirePort, frames: &[Vec<u8>], stop: &AtomicBool) -> Result<
 }
 
 /// Kills the first node; returns when, and the first packet that came out of the second one.
-fn kill(bench: &Bench, pair: &mut Pair, port: &WirePort) -> Result<(u64, Came)> {
+/// `joined` is the epoch at which the heir took its own slots.
+fn kill(
+    bench: &Bench,
+    pair: &mut Pair,
+    port: &WirePort,
+    joined: Option<u64>,
+) -> Result<(u64, Came)> {
     bench.pass(BEFORE)?;
     if let Some(early) = port.receive(Duration::ZERO)? {
         return Err(Error::NotReal(format!(
@@ -193,7 +200,8 @@ fn kill(bench: &Bench, pair: &mut Pair, port: &WirePort) -> Result<(u64, Came)> 
             early.number
         )));
     }
-    if let Some(early) = pair.second().status()?.takeover {
+    let takeover = pair.second().status()?.takeover;
+    if let Some(early) = takeover.filter(|takeover| Some(takeover.epoch) != joined) {
         return Err(Error::NotReal(format!(
             "the heir had taken {} slots over before the owner was killed: it did not hear it for `dead_after`",
             early.slots

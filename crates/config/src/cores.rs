@@ -189,6 +189,7 @@ pub(crate) fn cores(top: &Section<'_>, clustered: bool) -> (Cores, Vec<(Placemen
     let section = top.section("cores", CORES);
     let polling = Polling::read(&section, Polling::DEFAULT);
     let shared = section.bool_or("shared", false);
+    let realtime = section.bool_or("realtime", true);
     let mut seats = Seats {
         shared,
         taken: Vec::new(),
@@ -246,6 +247,7 @@ pub(crate) fn cores(top: &Section<'_>, clustered: bool) -> (Cores, Vec<(Placemen
             membership,
             idle: polling.idle,
             shared,
+            realtime,
         },
         placements,
     )

@@ -79,6 +79,7 @@ pub(crate) const CORES: &[&str] = &[
     "tx_descriptors",
     "table",
     "hold",
+    "realtime",
     "shared",
 ];
 pub(crate) const WORKER: &[&str] = &[

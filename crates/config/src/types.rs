@@ -235,6 +235,8 @@ pub struct Cores {
     pub idle: Idle,
     /// Whether threads may share a cpu.
     pub shared: bool,
+    /// Whether the membership core goes before every thread without a real-time priority.
+    pub realtime: bool,
 }
 
 /// A worker.

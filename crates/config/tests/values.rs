@@ -176,7 +176,7 @@ fn what_is_written_is_what_comes_out() {
         .replacen("memory_mb = 512", "hugepages = false\niova = \"va\"\nextra = [\"--log-level=8\"]\nmbufs = 65536\nfile_prefix = \"r\"", 1)
         .replacen(
             "worker = [{ cpu = 2 }, { cpu = 3 }]",
-            "idle = \"sleep\"\nidle_sleep = \"20us\"\nburst = 16\n\
+            "idle = \"sleep\"\nidle_sleep = \"20us\"\nburst = 16\nrealtime = false\n\
              worker = [2, { cpu = 3, idle = \"pause\", burst = 8, rx_descriptors = 512, tx_descriptors = 256 }, { cpu = 4, idle_sleep = \"9us\" }]",
             1,
         )
@@ -210,6 +210,7 @@ fn what_is_written_is_what_comes_out() {
         (config.eal.file_prefix.as_str(), &config.eal.extra[..]),
         ("r", &["--log-level=8".to_owned()][..])
     );
+    assert!(!config.cores.realtime && parse(BASE).cores.realtime);
     let us = Duration::from_micros;
     let workers: Vec<_> = config
         .cores

@@ -130,7 +130,11 @@ pub(crate) fn start(
     .with_views_applied_later();
     let drainer = Drainer::new(board.clone(), workers.clone(), cluster.hold_deadline);
     let (heartbeat, dead_after) = (cluster.heartbeat, cluster.dead_after);
+    let realtime = config.cores.realtime;
     pin::spawn("membership", config.cores.membership, move || {
+        if realtime {
+            pin::go_first();
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
