@@ -125,7 +125,7 @@ impl Polling {
     const DEFAULT: Self = Self {
         idle: Idle::Spin,
         idle_sleep: Duration::from_micros(50),
-        burst: 32,
+        burst: 64,
         rx_descriptors: 1024,
         tx_descriptors: 1024,
         table: None,

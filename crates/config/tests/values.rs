@@ -47,9 +47,9 @@ fn workers_have_their_own_tables_and_holds() {
         (own.table(0), own.table(1), own.capacity()),
         (50_000, 2_000, 52_000)
     );
-    // 2 x 2 x 2048 descriptors, 4096 and 10000 held, 4 bursts of 32, rounded up; of the first a quarter's half.
-    assert_eq!(own.eal.mbufs, 22 * 1024);
-    assert_eq!((own.hold(0), own.hold(1)), (22 * 1024 / 8, 10_000));
+    // 2 x 2 x 2048 descriptors, 4096 and 10000 held, 4 bursts of 64, rounded up; of the first a quarter's half.
+    assert_eq!(own.eal.mbufs, 23 * 1024);
+    assert_eq!((own.hold(0), own.hold(1)), (23 * 1024 / 8, 10_000));
     let all = parse(&BASE.replacen("worker = [", "table = 4096\nhold = 64\nworker = [", 1));
     assert_eq!(
         (all.table(1), all.capacity(), all.hold(1)),
@@ -92,12 +92,12 @@ fn defaults_are_those_of_the_document() {
     );
     assert_eq!((config.eal.hugepages, config.eal.iova), (true, Iova::Auto));
     assert_eq!(config.eal.file_prefix, "ravelin-n1");
-    // Two workers: 2 interfaces x 2048 descriptors, 4096 held, 2 bursts of 32, rounded up.
+    // Two workers: 2 interfaces x 2048 descriptors, 4096 held, 2 bursts of 64, rounded up.
     assert_eq!(config.eal.mbufs, 17 * 1024);
     let worker = Worker {
         cpu: 2,
         idle: Idle::Spin,
-        burst: 32,
+        burst: 64,
         rx_descriptors: 1024,
         tx_descriptors: 1024,
         table: None,

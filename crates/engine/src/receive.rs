@@ -121,10 +121,11 @@ impl<P: Port> Worker<P> {
         self.table.lookup_burst(&keys, &mut ids);
         let changes = self.table.changes();
         let mut run = gate.as_ref().map(|gate| self.run(gate));
-        for ((sighted, key), id) in packets.into_iter().zip(&keys).zip(ids) {
+        // Drained and not consumed: an array moves whole.
+        for ((sighted, key), id) in packets.drain(..).zip(&keys).zip(&ids) {
             // An earlier packet of the burst may have opened the flow, ended it, or given its place to another.
             let id = match self.table.changes() == changes {
-                true => id,
+                true => *id,
                 false => self.table.lookup(key),
             };
             let packet = match (sighted, &gate, &mut run) {
@@ -164,6 +165,7 @@ impl<P: Port> Worker<P> {
         if let Some(run) = &mut run {
             self.close(run);
         }
+        drop(packets);
         self.parsed = Some(parsed);
     }
 

@@ -645,7 +645,12 @@ impl<P: Port> Worker<P> {
         let all = octets(&side.out);
         let sent = side.port.tx_burst(&mut side.out);
         self.counters.add(Counter::TxPackets, sent as u64);
-        self.counters.add(Counter::TxBytes, all - octets(&side.out));
+        let left = if side.out.is_empty() {
+            0
+        } else {
+            octets(&side.out)
+        };
+        self.counters.add(Counter::TxBytes, all - left);
     }
 
     /// Fills a page for the control socket, a part of the shard per turn.

@@ -70,7 +70,10 @@ mod tests {
             let after = thread_schedule_policy().expect("it has one");
             sent.send((before, after)).expect("somebody listens");
         });
-        thread.expect("it starts").join().expect("it does not panic");
+        thread
+            .expect("it starts")
+            .join()
+            .expect("it does not panic");
         let (before, after) = seen.recv().expect("it told");
         let first = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
         assert_ne!(before, first);

@@ -58,7 +58,7 @@ pub(crate) enum Impossible {
 /// As the configuration derives `eal.mbufs` (docs/configuration.md): its defaults for descriptors, burst and hold.
 const DESCRIPTORS: u64 = 2 * 1024;
 const HOLD: u64 = 4096;
-const BURST: u64 = 32;
+const BURST: u64 = 64;
 const MBUFS_LEAST: u64 = 16_384;
 /// Interfaces when no card is to be seen.
 const INTERFACES: u64 = 2;
