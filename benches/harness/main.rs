@@ -216,7 +216,8 @@ fn needs_mb(flows: Flows) -> u64 {
         traffic::Proto::Tcp => 3,
     };
     let mbuf = u64::from(flows.frame_max().next_multiple_of(64).max(128)) + 128 + 192;
-    let generator = ((u64::from(flows.count) * files * mbuf) >> 20) + 256;
+    // Buffers do not cross pages, which costs a few of a hundred.
+    let generator = ((u64::from(flows.count) * files * mbuf * 103 / 100) >> 20) + 320;
     // A cluster has two of ours.
     generator + ovs::MEMORY_MB.max(2 * ravelin::MEMORY_MB)
 }

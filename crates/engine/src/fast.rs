@@ -93,19 +93,18 @@ impl<P: Port> Worker<P> {
             return Seen::Unusual;
         }
         let (sport, dport) = (quick.sport, quick.dport);
-        let (key, dir, last) = match &ends {
+        let hash = buf.rss_hash().map(Slot::of_hash);
+        let (key, dir, slot, last) = match &ends {
             Ends::V4(src, dst) => {
                 let (key, dir) = FlowKey::of_v4(*src, *dst, sport, dport, quick.proto);
-                (key, dir, *dst as u8)
+                let slot = hash.unwrap_or_else(|| state::slot_of_v4(*src, *dst, sport, dport));
+                (key, dir, slot, *dst as u8)
             }
             Ends::V6(src, dst) => {
                 let (key, dir) = FlowKey::new(*src, *dst, sport, dport, quick.proto);
-                (key, dir, dst[15])
+                let slot = hash.unwrap_or_else(|| state::slot_of(&key));
+                (key, dir, slot, dst[15])
             }
-        };
-        let slot = match buf.rss_hash() {
-            Some(hash) => Slot::of_hash(hash),
-            None => state::slot_of(&key),
         };
         if !self.ownership.owned.contains(slot) {
             return Seen::Foreign;

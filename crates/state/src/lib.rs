@@ -29,5 +29,5 @@ pub use common::{
 pub use flow::{Class, FlowRecord, Life, Mark, Nat, Progress, SyncMode, Verdict};
 pub use key::{Dir, FlowKey, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, v4_mapped};
 pub use node::{NODES_MAX, NodeId, NodeSet};
-pub use slot::{SLOTS, Slot, SlotSet, rss, slot_of, worker_of};
+pub use slot::{SLOTS, Slot, SlotSet, rss, slot_of, slot_of_v4, worker_of};
 pub use tcp::{TcpPhase, TcpSide, unwrap_seq};

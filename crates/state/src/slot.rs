@@ -85,6 +85,22 @@ pub fn rss(key: &FlowKey) -> u32 {
     if key.proto() == PROTO_TCP || key.proto() == PROTO_UDP {
         word ^= a_port ^ b_port;
     }
+    of_word(word)
+}
+
+/// The slot of packets of a TCP or UDP flow between IPv4 addresses in host order: [`slot_of`] their key, whichever
+/// end is the source.
+#[inline(always)]
+pub fn slot_of_v4(src: u32, dst: u32, sport: u16, dport: u16) -> Slot {
+    let folded = src ^ dst;
+    Slot::of_hash(of_word(
+        (folded >> 16) as u16 ^ folded as u16 ^ sport ^ dport,
+    ))
+}
+
+/// The hash of a 16-bit word.
+#[inline(always)]
+fn of_word(word: u16) -> u32 {
     HASH_HIGH[(word >> 8) as usize] ^ HASH_LOW[(word & 0xff) as usize]
 }
 
@@ -229,6 +245,13 @@ mod tests {
             prop_assert_eq!(rss(&key), toeplitz(&[&src6[..], &dst6, &ports].concat()));
             let (key, _) = FlowKey::new(v4_mapped(src), v4_mapped(dst), sport, sport, PROTO_ICMP);
             prop_assert_eq!(rss(&key), toeplitz(&[src, dst].concat()));
+        }
+
+        #[test]
+        fn a_slot_by_addresses_is_that_of_the_key(src: u32, dst: u32, sport: u16, dport: u16, tcp: bool) {
+            let proto = if tcp { PROTO_TCP } else { PROTO_UDP };
+            let (key, _) = FlowKey::of_v4(src, dst, sport, dport, proto);
+            prop_assert_eq!(slot_of_v4(src, dst, sport, dport), slot_of(&key));
         }
 
         #[test]
