@@ -5,8 +5,8 @@ use std::mem::offset_of;
 use crate::prefetch::prefetch;
 use state::{Class, Dir, FlowKey, FlowRecord, Life, Mark, NodeSet, Progress, SyncMode, Verdict};
 
-/// One place of the slab: four cache lines, of which the first is cold. What the packets of a known flow read and
-/// write fills the other three.
+/// One place of the slab: four cache lines. The first is cold. Packets of a known flow need the second and the
+/// fourth, those of TCP the third as well.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub struct Entry {
@@ -29,6 +29,14 @@ const _: () = {
         offset_of!(Entry, record) + offset_of!(FlowRecord, key) == 64,
         "what packets need begins with the second line"
     );
+    assert!(
+        offset_of!(Entry, record) + offset_of!(FlowRecord, tcp) <= 128,
+        "without TCP's part the record's is in the second line"
+    );
+    assert!(
+        offset_of!(Entry, local) + offset_of!(Local, hold_lsn) == 192,
+        "what packets need of the rest is the fourth line"
+    );
 };
 
 /// Whether a place is occupied, or else the next vacant one.
@@ -46,18 +54,31 @@ const _: () = assert!(
 );
 
 /// What only this worker knows of a flow. Times are in seconds of the worker's own clock. What every packet needs
-/// comes first.
+/// is the last 64 octets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Local {
-    /// The log number that must be acknowledged before packets of the flow may leave; 0 for none.
-    pub hold_lsn: u64,
-    /// When its last packet was seen, here or by whom the copy came from.
-    pub seen_s: u32,
+    /// The log number of the last change that was handed to the sync core; 0 for none.
+    pub lsn: u64,
     /// When a flow whose replication is delayed is to be replicated; 0 when that is not pending.
     pub replicate_at_s: u32,
     /// When the first packet was handled here of a flow that came as a copy; 0 for never.
     pub adopted_s: u32,
+    /// What the entry adds to the digest of its slot: that of its record as it was last handed to
+    /// the sync core or merged; 0 for nothing.
+    pub digest: u32,
+    /// When the flow was opened here or its first copy arrived.
+    pub created_s: u32,
+    /// The log number that must be acknowledged before packets of the flow may leave; 0 for none.
+    pub hold_lsn: u64,
+    /// Packets by direction relative to the key.
+    pub packets: [u64; 2],
+    /// Bytes of IP packets by direction relative to the key.
+    pub bytes: [u64; 2],
+    /// When its last packet was seen, here or by whom the copy came from.
+    pub seen_s: u32,
+    /// When it was last handed to the sync core.
+    pub replicated_s: u32,
     /// The next hops by direction relative to the key: indexes into the worker's table of hops.
     pub hops: [u32; 2],
     /// The low bits of the epoch of the routes and hops at which `hops` were looked up; 0 for never.
@@ -65,24 +86,11 @@ pub struct Local {
     /// The low bits of the worker's epoch of the common state at which the flow was judged; 0 for
     /// never here.
     pub common_epoch: u16,
-    /// Packets by direction relative to the key.
-    pub packets: [u64; 2],
-    /// Bytes of IP packets by direction relative to the key.
-    pub bytes: [u64; 2],
-    /// See [`LocalFlags`].
-    pub flags: LocalFlags,
     /// The low bits of the worker's own count when the slot's owner, another node, last told of this
     /// incarnation of the flow; 0 for never.
     pub told: u16,
-    /// What the entry adds to the digest of its slot: that of its record as it was last handed to
-    /// the sync core or merged; 0 for nothing.
-    pub digest: u32,
-    /// The log number of the last change that was handed to the sync core; 0 for none.
-    pub lsn: u64,
-    /// When the flow was opened here or its first copy arrived.
-    pub created_s: u32,
-    /// When it was last handed to the sync core.
-    pub replicated_s: u32,
+    /// See [`LocalFlags`].
+    pub flags: LocalFlags,
 }
 
 /// Facts about a flow, one bit each.
@@ -246,10 +254,12 @@ impl Entry {
 
     /// Asks for the cache lines that a packet of the flow needs.
     #[inline(always)]
-    pub(crate) fn prefetch(&self) {
+    pub(crate) fn prefetch(&self, tcp: bool) {
         prefetch(&self.record.key);
-        prefetch(&self.record.tcp[1]);
-        prefetch(&self.local.packets[1]);
+        prefetch(&self.local.hold_lsn);
+        if tcp {
+            prefetch(&self.record.tcp[1]);
+        }
     }
 
     pub(crate) fn is_occupied(&self) -> bool {

@@ -14,7 +14,7 @@ pub use entry::{Entry, Local, LocalFlags};
 use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::FixedState;
-use state::{FlowKey, FlowRecord};
+use state::{FlowKey, FlowRecord, PROTO_TCP};
 
 use crate::index::Index;
 
@@ -123,10 +123,10 @@ impl FlowTable {
             self.index.prefetch(*hash);
         }
         let ids = &mut ids[..keys.len()];
-        for (id, hash) in ids.iter_mut().zip(&*hashes) {
+        for ((id, hash), key) in ids.iter_mut().zip(&*hashes).zip(keys) {
             *id = self.index.likely(*hash).map(FlowId);
             if let Some(id) = id {
-                self.slab[id.index()].prefetch();
+                self.slab[id.index()].prefetch(key.proto() == PROTO_TCP);
             }
         }
         for ((id, key), hash) in ids.iter_mut().zip(keys).zip(hashes) {
