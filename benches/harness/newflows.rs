@@ -7,7 +7,7 @@ use lab::wait::{Poll, wait_until};
 use crate::bench::Bench;
 use crate::error::{Error, Result};
 use crate::forward::{Outcome, capacity, lanes, outer};
-use crate::gateway::{Gateway, Shape, System, memory_bytes};
+use crate::gateway::{Gateway, Shape, System};
 use crate::generator::{Generator, WhenFull};
 use crate::measure::slope;
 use crate::traffic::Flows;
@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// with an empty table. The slope from a twentieth of the flows to nineteen counts: the first packets find
 /// cold caches, the last ones an idle generator.
 pub(crate) fn measure(bench: &Bench, flows: &Flows, system: System) -> Result<Outcome> {
-    let lanes = lanes(bench, flows)?;
+    let lanes = lanes(bench, flows, system)?;
     let mut rates = vec![];
     for _ in 0..bench.pace.runs {
         let shape = shape(capacity(flows.count));
@@ -39,25 +39,25 @@ pub(crate) fn measure(bench: &Bench, flows: &Flows, system: System) -> Result<Ou
     Outcome::of_runs("flows/s", &rates, vec![])
 }
 
-/// Measures the memory that a process has more with a full table for these flows than with the smallest
+/// Measures the memory that a gateway has more with a full table for these flows than with the smallest
 /// empty one, per flow.
 pub(crate) fn memory(bench: &Bench, flows: &Flows, system: System) -> Result<Outcome> {
     /// The least that a configuration may ask for.
     const CAPACITY_MIN: u32 = 1024;
-    let lanes = lanes(bench, flows)?;
+    let lanes = lanes(bench, flows, system)?;
     let mut sizes = vec![];
     for _ in 0..bench.pace.runs {
         let mut generator = Generator::start(bench, &lanes)?;
         let empty = {
-            let gateway = system.start(bench, shape(CAPACITY_MIN))?;
-            memory_bytes(gateway.pid())?
+            let mut gateway = system.start(bench, shape(CAPACITY_MIN))?;
+            gateway.memory_bytes()?
         };
         let mut gateway = system.start(bench, shape(flows.count))?;
         fill(bench, flows, &mut generator, gateway.as_mut())?;
-        let full = memory_bytes(gateway.pid())?;
+        let full = gateway.memory_bytes()?;
         if full <= empty {
             return Err(Error::NotReal(format!(
-                "the process has {empty} bytes with an empty table and {full} with a full one"
+                "there are {empty} bytes with an empty table and {full} with a full one"
             )));
         }
         sizes.push((full - empty) as f64 / f64::from(flows.count));
