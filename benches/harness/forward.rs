@@ -121,11 +121,8 @@ pub(crate) fn measure(bench: &Bench, flows: &Flows, system: System) -> Result<Ou
         None if offered.dropped * 100 < offered.sent => notes.push(
             "the generator offered hardly more than was taken: the gateway may be quicker than this".into(),
         ),
-        Some(idle) if idle > IDLE_MAX => notes.push(format!(
-            "the generator was the limit: the gateway's cpu was idle for {:.0} % of the time, and may be quicker than this",
-            idle * 100.0
-        )),
-        _ => {}
+        Some(idle) => notes.extend(idle_note(idle)),
+        None => {}
     }
     let there = gateway.flows()?;
     if there != u64::from(flows.count) {
@@ -177,6 +174,16 @@ fn warm(
         generator.stop(bench)?;
     }
     Ok(())
+}
+
+/// A note where the gateway's cpu was idle for this share of the time and the gateway therefore not the limit.
+pub(crate) fn idle_note(idle: f64) -> Option<String> {
+    (idle > IDLE_MAX).then(|| {
+        format!(
+            "the generator was the limit: the gateway's cpu was idle for {:.0} % of the time, and may be quicker than this",
+            idle * 100.0
+        )
+    })
 }
 
 /// Every packet that the gateway says to have forwarded is one that its sinks have counted.

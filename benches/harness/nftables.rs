@@ -55,7 +55,11 @@ pub(crate) fn way(bench: &Bench) -> Result<Way> {
         }
     }
     if run(Some(&node), "ip", &["link", "show", SINK], "").is_err() {
-        connect(&sender, &node, bench.cpus.worker)?;
+        // All or nothing: half of it would be taken for the whole next time.
+        connect(&sender, &node, bench.cpus.worker).inspect_err(|_| {
+            let _ = run(Some(&sender), "ip", &["link", "delete", SENDS], "");
+            let _ = run(Some(&node), "ip", &["link", "delete", SINK], "");
+        })?;
     }
     Ok(Way::Kernel {
         namespace: sender,
