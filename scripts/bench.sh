@@ -2,9 +2,10 @@
 # Measures Ravelin and its peers on this machine: the same packets, the same cores, one run.
 #
 #   bench.sh                     every case; an hour or so
-#   bench.sh --quick             the most telling cases with short runs; within five minutes once it is built
+#   bench.sh --quick             the most telling cases with short runs, nftables for two of them only, conntrackd for
+#                                none unless --systems names it; within five minutes once it is built
 #   bench.sh CASE...             these cases; `bench.sh --list` names them
-#   bench.sh --systems A,B       only these systems: ravelin, ovs
+#   bench.sh --systems A,B       only these systems: ravelin, ovs, nftables, conntrackd; else all
 #   bench.sh --runs N            measurements per case and system
 #   bench.sh --window-ms N       how long one of them takes
 #   bench.sh --flows N           flows that failover and snapshot are about (default a million)
@@ -19,9 +20,14 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-PEER_PACKAGES=(openvswitch-switch-dpdk)
-SERVICES=(openvswitch-switch ovs-vswitchd ovsdb-server)
-systems=ravelin,ovs
+# What each peer is in.
+declare -A PEER_PACKAGES=(
+	[ovs]=openvswitch-switch-dpdk
+	[nftables]="nftables conntrack"
+	[conntrackd]="nftables conntrack conntrackd"
+)
+SERVICES=(openvswitch-switch ovs-vswitchd ovsdb-server nftables conntrackd)
+systems=
 out=target/bench
 built=
 list=no
@@ -32,9 +38,15 @@ main() {
 	local packages=("${BUILD_PACKAGES[@]}" "${LAB_PACKAGES[@]}")
 	if [[ $list == no ]]; then
 		become_root "$@"
-		if [[ ,$systems, == *,ovs,* ]]; then
-			packages+=("${PEER_PACKAGES[@]}")
-		fi
+		local peer peer_packages
+		for peer in "${!PEER_PACKAGES[@]}"; do
+			if [[ -z $systems || ,$systems, == *,$peer,* ]]; then
+				read -ra peer_packages <<<"${PEER_PACKAGES[$peer]}"
+				packages+=("${peer_packages[@]}")
+			fi
+		done
+		# Some are in several lists.
+		mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
 		remember_services
 		need_packages "${packages[@]}"
 		quiet_services
@@ -57,7 +69,8 @@ main() {
 	as_caller mkdir -p "$out"
 	trap finish EXIT
 	say "measuring; the logs are in $out/logs"
-	run_signalled "$built/bench" --out "$out" --systems "$systems" "${options[@]}"
+	[[ -z $systems ]] || options+=(--systems "$systems")
+	run_signalled "$built/bench" --out "$out" "${options[@]}"
 }
 
 parse_arguments() {

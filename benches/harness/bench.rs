@@ -123,6 +123,7 @@ impl Drop for Bench {
 fn clear(id: &LabId, state: &StateDir) -> Result<()> {
     clear_processes(id, state)?;
     crate::machine::release_left(state.path());
+    crate::nftables::release_left(state.path());
     Ok(state.remove()?)
 }
 

@@ -5,14 +5,17 @@
 
 use std::time::{Duration, Instant};
 
+use lab::Namespace;
 use lab::program::ip;
 use lab::wait::{Poll, wait_until};
 
 use crate::bench::Bench;
 use crate::error::{Error, Result};
 use crate::forward::{Outcome, capacity, lanes, outer};
+use crate::gateway::System;
 use crate::generator::{Generator, WhenFull};
 use crate::measure::{Figure, slope};
+use crate::nftables::link_count;
 use crate::pair::{LINK, NODES, Node, Pair, Plan, Ports, Seat, drops, not_real, of};
 use crate::report::short;
 use crate::traffic::Flows;
@@ -63,7 +66,7 @@ pub(crate) fn wire_bytes(bench: &Bench, flows: &Flows) -> Result<Outcome> {
 
 fn fills(bench: &Bench, flows: &Flows, held: bool) -> Result<Vec<Filled>> {
     let sync = if held { "ack" } else { "async" };
-    let lanes = lanes(bench, flows)?;
+    let lanes = lanes(bench, flows, System::Ravelin)?;
     let run = |_| {
         let seats = Seat::worker_alone(&bench.cpus);
         let mut generator = Generator::start(bench, &lanes)?;
@@ -95,7 +98,8 @@ fn fill(
     mut pair: Pair,
     generator: &mut Generator,
 ) -> Result<Filled> {
-    let (begin, before) = (sent_bytes(bench)?, pair.first().counters()?);
+    let node = bench.namespace(NODES[0]);
+    let (begin, before) = (sent_bytes(&node, LINK)?, pair.first().counters()?);
     let all = u64::from(flows.count);
     let enough = all - all / 50;
     let (mut acknowledged, mut opened) = (vec![], vec![]);
@@ -120,7 +124,7 @@ fn fill(
         },
     )?;
     generator.stop(bench)?;
-    let (bytes, after) = (sent_bytes(bench)? - begin, pair.first().counters()?);
+    let (bytes, after) = (sent_bytes(&node, LINK)? - begin, pair.first().counters()?);
     let moved = |name: &str| of(&after, name) - of(&before, name);
     if held && moved("hold_released") == 0 {
         return Err(Error::NotReal("no packet was held".into()));
@@ -161,21 +165,11 @@ fn has_received(bench: &Bench, backup: &mut Node, acknowledged: u64) -> Result<(
     result.map_err(not_real)
 }
 
-/// Bytes that have left the first node by the link.
-fn sent_bytes(bench: &Bench) -> Result<u64> {
-    let namespace = bench.namespace(NODES[0]);
-    let said = ip(&[
-        "-n",
-        namespace.name(),
-        "-statistics",
-        "-json",
-        "link",
-        "show",
-        LINK,
-    ])?;
-    let parsed = serde_json::from_str::<serde_json::Value>(&said).ok();
-    let bytes = parsed.and_then(|links| links[0]["stats64"]["tx"]["bytes"].as_u64());
-    bytes.ok_or(Error::Unreadable {
+/// Bytes that have left a namespace by the link.
+pub(crate) fn sent_bytes(namespace: &Namespace, link: &str) -> Result<u64> {
+    let name = namespace.name();
+    let said = ip(&["-n", name, "-statistics", "-json", "link", "show", link])?;
+    link_count(&said, "tx", "bytes").ok_or(Error::Unreadable {
         from: "ip",
         said,
         wanted: "bytes sent",

@@ -38,3 +38,13 @@ impl Error {
         matches!(self, Self::Lab(lab::Error::Interrupted))
     }
 }
+
+/// The error of a peer's program that could not be started: which package has it, if it is missing.
+pub(crate) fn missing(package: &'static str) -> impl Fn(lab::Error) -> Error {
+    move |error| match error {
+        lab::Error::MissingProgram { program, .. } => Error::Machine(format!(
+            "`{program}` is missing: install the package {package}"
+        )),
+        error => error.into(),
+    }
+}

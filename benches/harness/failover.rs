@@ -15,6 +15,7 @@ use telemetry::control::Status;
 use crate::bench::Bench;
 use crate::error::{Error, Result};
 use crate::forward::{Outcome, Reading, capacity, lanes, outer};
+use crate::gateway::System;
 use crate::generator::{Generator, WhenFull};
 use crate::pair::{NODES, Pair, Plan, Ports, Seat, not_real, of};
 use crate::traffic::Flows;
@@ -85,7 +86,7 @@ struct Takeover {
 }
 
 fn takeover(bench: &Bench, flows: &Flows, seats: [Seat; 2]) -> Result<Takeover> {
-    let lanes = lanes(bench, flows)?;
+    let lanes = lanes(bench, flows, System::Ravelin)?;
     // It stays, at its prompt, until the takeover is over: its end would take a cpu meanwhile.
     let mut generator = Generator::start(bench, &lanes)?;
     let mut pair = Pair::start(bench, plan(capacity(flows.count), seats))?;

@@ -6,7 +6,7 @@ use lab::wait::{Poll, wait_until};
 
 use crate::bench::Bench;
 use crate::error::{Error, Result};
-use crate::gateway::{BACK, Gateway, INSIDE, Shape, System};
+use crate::gateway::{Gateway, Shape, System};
 use crate::generator::{Generator, Lane, WhenFull};
 use crate::measure::{Figure, Window};
 use crate::pcap;
@@ -16,6 +16,9 @@ use crate::traffic::{Flows, Part, Proto};
 const WARM_LIMIT: Duration = Duration::from_secs(120);
 /// What passes before the first window: caches fill, and the generator's first pass begins.
 const SETTLE: Duration = Duration::from_millis(500);
+
+/// The share of its cpu's time that a gateway which does not spin may be idle for, and still is the limit.
+const IDLE_MAX: f64 = 0.03;
 
 /// What a measurement gave.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,22 +72,22 @@ pub(crate) fn capacity(flows: u32) -> u32 {
 }
 
 /// The lanes of a generator for these flows: for TCP the openings, the answers and the data, else the data.
-pub(crate) fn lanes(bench: &Bench, flows: &Flows) -> Result<Vec<Lane>> {
+pub(crate) fn lanes(bench: &Bench, flows: &Flows, system: System) -> Result<Vec<Lane>> {
     let parts: &[Part] = match flows.proto {
         Proto::Udp => &[Part::Data],
         Proto::Tcp => &[Part::Syn, Part::SynAck, Part::Data],
     };
     let lane = |part: &Part| {
         let pcap = pcap::of(flows, *part, &bench.pcaps, &bench.interrupt)?;
-        let socket = bench.path(if *part == Part::SynAck { BACK } else { INSIDE });
-        Ok(Lane { pcap, socket })
+        let way = system.way(bench, *part)?;
+        Ok(Lane { pcap, way })
     };
     parts.iter().map(lane).collect()
 }
 
 /// Measures one system.
 pub(crate) fn measure(bench: &Bench, flows: &Flows, system: System) -> Result<Outcome> {
-    let lanes = lanes(bench, flows)?;
+    let lanes = lanes(bench, flows, system)?;
     let shape = Shape {
         capacity: capacity(flows.count),
         answers: flows.proto == Proto::Tcp,
@@ -98,6 +101,7 @@ pub(crate) fn measure(bench: &Bench, flows: &Flows, system: System) -> Result<Ou
     generator.play(bench, data, WhenFull::Drop)?;
     bench.pass(SETTLE)?;
     let mut rates = vec![];
+    gateway.idle()?;
     for _ in 0..bench.pace.runs {
         let from = gateway.counts()?;
         bench.pass(bench.pace.window)?;
@@ -109,13 +113,16 @@ pub(crate) fn measure(bench: &Bench, flows: &Flows, system: System) -> Result<Ou
         rates.push(window.rate());
     }
     generator.must_run()?;
+    let idle = gateway.idle()?;
     let offered = generator.stop(bench)?;
 
     let mut notes = vec![];
-    if offered.dropped * 100 < offered.sent {
-        notes.push(
+    match idle {
+        None if offered.dropped * 100 < offered.sent => notes.push(
             "the generator offered hardly more than was taken: the gateway may be quicker than this".into(),
-        );
+        ),
+        Some(idle) => notes.extend(idle_note(idle)),
+        None => {}
     }
     let there = gateway.flows()?;
     if there != u64::from(flows.count) {
@@ -167,6 +174,16 @@ fn warm(
         generator.stop(bench)?;
     }
     Ok(())
+}
+
+/// A note where the gateway's cpu was idle for this share of the time and the gateway therefore not the limit.
+pub(crate) fn idle_note(idle: f64) -> Option<String> {
+    (idle > IDLE_MAX).then(|| {
+        format!(
+            "the generator was the limit: the gateway's cpu was idle for {:.0} % of the time, and may be quicker than this",
+            idle * 100.0
+        )
+    })
 }
 
 /// Every packet that the gateway says to have forwarded is one that its sinks have counted.

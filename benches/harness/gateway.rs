@@ -6,9 +6,12 @@ use lab::Error as LabError;
 
 use crate::bench::Bench;
 use crate::error::{Error, Result};
+use crate::generator::Way;
 use crate::measure::Counts;
+use crate::nftables::{self, Nftables};
 use crate::ovs::Ovs;
 use crate::ravelin::Ravelin;
+use crate::traffic::Part;
 
 /// A system that cases are measured on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -17,6 +20,10 @@ pub(crate) enum System {
     Ravelin,
     /// Open vSwitch with DPDK and its connection tracking.
     Ovs,
+    /// The kernel's own routing, nftables and connection tracking.
+    Nftables,
+    /// Likewise, with conntrackd that replicates its connections to a second node.
+    Conntrackd,
 }
 
 /// What a gateway must be made for.
@@ -35,7 +42,7 @@ pub(crate) const INSIDE: &str = "inside.sock";
 /// Likewise for servers' packets.
 pub(crate) const BACK: &str = "back.sock";
 
-/// A running gateway. Its worker spins on a cpu of its own.
+/// A running gateway. Its worker has a cpu of its own.
 pub(crate) trait Gateway {
     /// How many flows are in its table.
     fn flows(&mut self) -> Result<u64>;
@@ -56,8 +63,13 @@ pub(crate) trait Gateway {
     /// nothing is under way any more.
     fn sunk(&mut self) -> Result<(u64, u64)>;
 
-    /// The process whose memory its flows are in.
-    fn pid(&self) -> i32;
+    /// Bytes of the memory that its flows are in, and whatever else is there.
+    fn memory_bytes(&mut self) -> Result<u64>;
+
+    /// The share of its cpu's time that was idle since the last look; `None` of one that spins.
+    fn idle(&mut self) -> Result<Option<f64>> {
+        Ok(None)
+    }
 }
 
 impl System {
@@ -66,6 +78,20 @@ impl System {
         match self {
             Self::Ravelin => "ravelin",
             Self::Ovs => "ovs-dpdk",
+            Self::Nftables => "nftables",
+            Self::Conntrackd => "conntrackd",
+        }
+    }
+
+    /// How the generator's frames of this part get to it. What of that must be there before both, is made.
+    pub(crate) fn way(self, bench: &Bench, part: Part) -> Result<Way> {
+        match self {
+            Self::Ravelin | Self::Ovs => Ok(Way::Memif(bench.path(if part == Part::SynAck {
+                BACK
+            } else {
+                INSIDE
+            }))),
+            Self::Nftables | Self::Conntrackd => nftables::way(bench),
         }
     }
 
@@ -74,6 +100,7 @@ impl System {
         Ok(match self {
             Self::Ravelin => Box::new(Ravelin::start(bench, shape)?),
             Self::Ovs => Box::new(Ovs::start(bench, shape)?),
+            Self::Nftables | Self::Conntrackd => Box::new(Nftables::start(bench, shape)?),
         })
     }
 }

@@ -1,4 +1,5 @@
-//! dpdk-testpmd as the source of packets: it replays files of frames from its memory into memif.
+//! dpdk-testpmd as the source of packets: it replays files of frames from its memory into memif, or, for a gateway
+//! that is the kernel's, into a device of the kernel's by AF_XDP.
 //!
 //! It is memif's server, so that the gateway can be the client, which need not copy: with huge pages the generator
 //! writes each frame to the gateway's own buffers. So it is there before the gateway.
@@ -12,7 +13,7 @@ use std::process::ChildStdin;
 use std::time::Duration;
 
 use lab::wait::{Poll, wait_until};
-use lab::{Error as LabError, Process, Spawn};
+use lab::{Error as LabError, Namespace, Process, Spawn};
 
 use crate::bench::Bench;
 use crate::error::{Error, Result};
@@ -26,6 +27,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 const SPARE_MBUFS: u32 = 16_384;
 /// log2 of the descriptors of a memif ring.
 const RING_LOG2: u32 = 11;
+/// Bytes that a buffer must have at least which the kernel reads frames from (`XDP_UMEM_MIN_CHUNK_SIZE`).
+const XDP_CHUNK_MIN: u32 = 2048;
 /// Bytes of a buffer in memif's shared memory, where that is apart from the gateway's.
 const RING_BUFFER: u32 = 2048;
 
@@ -34,8 +37,20 @@ const RING_BUFFER: u32 = 2048;
 pub(crate) struct Lane {
     /// What is replayed.
     pub(crate) pcap: Pcap,
-    /// The memif socket of the gateway's port.
-    pub(crate) socket: PathBuf,
+    /// Where to.
+    pub(crate) way: Way,
+}
+
+/// How frames get to a gateway's port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By memif, whose socket this is.
+    Memif(PathBuf),
+    /// By a device of the kernel's, which is there already. A full one makes the generator wait: it drops nothing.
+    Kernel {
+        namespace: Namespace,
+        device: &'static str,
+    },
 }
 
 /// How a generator sends what a gateway has no room for.
@@ -75,19 +90,13 @@ impl Generator {
     /// Starts it, and waits until its frames are in memory and gateways can connect.
     pub(crate) fn start(bench: &Bench, lanes: &[Lane]) -> Result<Self> {
         let log = bench.log("testpmd")?;
-        let mut sockets: Vec<&Path> = vec![];
+        let mut ways: Vec<&Way> = vec![];
         for lane in lanes {
-            if !sockets.contains(&lane.socket.as_path()) {
-                // One that was killed leaves its socket, and nobody could listen there.
-                match fs::remove_file(&lane.socket) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(LabError::file("remove", &lane.socket)(error).into());
-                    }
-                    _ => {}
-                }
-                sockets.push(&lane.socket);
+            if !ways.contains(&&lane.way) {
+                ways.push(&lane.way);
             }
         }
+        let kernel = lanes.iter().any(|lane| lane.kernel());
         let cpu = bench.cpus.others;
         let mut args = vec![
             "--no-pci".to_owned(),
@@ -100,29 +109,27 @@ impl Generator {
             (Self::memory_mb(lanes) + 64).to_string(),
         ];
         args.extend(bench.pages.eal_arguments().iter().map(|a| (*a).to_owned()));
-        for (number, socket) in sockets.iter().enumerate() {
+        for (number, way) in ways.iter().enumerate() {
             args.push("--vdev".into());
-            args.push(format!(
-                "net_memif{number},role=server,socket={},socket-abstract=no",
-                socket.display()
-            ));
+            args.push(way.device(number)?);
         }
         // A gateway's thread that only controls it wants a queue to send by too, and this program gives all ports as
         // many; what would come from the second one of a file is never asked for.
         let unused = pcap::of(&Flows::udp(1), Part::Data, &bench.pcaps, &bench.interrupt)?;
         let mut ports = vec![];
         for (number, lane) in lanes.iter().enumerate() {
+            let second = if kernel {
+                String::new()
+            } else {
+                format!("rx_pcap={},", unused.path.display())
+            };
             args.push("--vdev".into());
             args.push(format!(
-                "net_pcap{number},rx_pcap={},rx_pcap={},infinite_rx=1",
+                "net_pcap{number},rx_pcap={},{second}infinite_rx=1",
                 lane.pcap.path.display(),
-                unused.path.display()
             ));
-            let to = sockets.iter().position(|socket| *socket == lane.socket);
-            ports.push((
-                sockets.len() + number,
-                to.expect("every lane's socket is listed"),
-            ));
+            let to = ways.iter().position(|way| **way == lane.way);
+            ports.push((ways.len() + number, to.expect("every lane's way is listed")));
         }
         args.extend(
             [
@@ -131,7 +138,7 @@ impl Generator {
                 "--forward-mode=io",
                 "--burst=64",
                 "--nb-cores=1",
-                "--rxq=2",
+                if kernel { "--rxq=1" } else { "--rxq=2" },
                 "--txq=1",
                 "--rxd=2048",
                 "--txd=2048",
@@ -145,10 +152,15 @@ impl Generator {
         args.push(format!("--total-num-mbufs={}", mbufs(lanes)));
         args.push(format!("--mbuf-size={}", data_room(lanes)));
         // Line by line, for its output is a file and we read along.
-        let mut process = Spawn::new("testpmd", "stdbuf")
+        let mut spawn = Spawn::new("testpmd", "stdbuf")
             .args(["--output=L", "dpdk-testpmd"])
-            .args(args)
-            .start(&bench.state, &log)?;
+            .args(args);
+        for way in ways {
+            if let Way::Kernel { namespace, .. } = way {
+                spawn = spawn.inside(namespace);
+            }
+        }
+        let mut process = spawn.start(&bench.state, &log)?;
         let stdin = process.take_stdin().expect("it was started with a pipe");
         let mut generator = Self {
             process,
@@ -157,7 +169,13 @@ impl Generator {
             ports,
             playing: false,
         };
-        generator.wait_for(bench, 0, "testpmd>", START_LIMIT)?;
+        let said = generator.wait_for(bench, 0, "testpmd>", START_LIMIT)?;
+        if said.contains("Start ports failed") {
+            return Err(Error::Machine(format!(
+                "testpmd cannot use its ports; see {}",
+                generator.log.display()
+            )));
+        }
         Ok(generator)
     }
 
@@ -227,6 +245,37 @@ impl Generator {
     }
 }
 
+impl Lane {
+    fn kernel(&self) -> bool {
+        matches!(self.way, Way::Kernel { .. })
+    }
+}
+
+impl Way {
+    /// The generator's end, as DPDK is told it.
+    fn device(&self, number: usize) -> Result<String> {
+        match self {
+            Self::Memif(socket) => {
+                // One that was killed leaves its socket, and nobody could listen there.
+                match fs::remove_file(socket) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(LabError::file("remove", socket)(error).into());
+                    }
+                    _ => {}
+                }
+                Ok(format!(
+                    "net_memif{number},role=server,socket={},socket-abstract=no",
+                    socket.display()
+                ))
+            }
+            // Without the budget, each look for what never comes from there would be a system call.
+            Self::Kernel { device, .. } => Ok(format!(
+                "net_af_xdp{number},iface={device},start_queue=0,queue_count=1,busy_budget=0"
+            )),
+        }
+    }
+}
+
 /// What the EAL of a gateway must be told so that it can share its buffers.
 pub(crate) const SHARED_BUFFERS: &str = "--single-file-segments";
 
@@ -274,8 +323,14 @@ fn mbufs(lanes: &[Lane]) -> u32 {
 
 /// Bytes of a buffer: headroom of 128, and the longest frame.
 fn data_room(lanes: &[Lane]) -> u32 {
-    let longest = lanes.iter().map(|lane| lane.pcap.frame_max).max();
-    128 + longest.unwrap_or(0).next_multiple_of(64).max(128)
+    let room = |lane: &Lane| frame_room(lane.pcap.frame_max, lane.kernel());
+    128 + lanes.iter().map(room).max().unwrap_or(128)
+}
+
+/// Bytes that a frame takes of a buffer, whose size the kernel does not leave to us.
+pub(crate) fn frame_room(frame_max: u32, kernel: bool) -> u32 {
+    let least = if kernel { XDP_CHUNK_MIN } else { 128 };
+    frame_max.next_multiple_of(64).max(least)
 }
 
 /// Reads the sums that testpmd prints when it stops.
@@ -321,8 +376,14 @@ mod tests {
                 frames,
                 frame_max,
             },
-            socket: PathBuf::new(),
+            way: Way::Memif(PathBuf::new()),
         };
+        let mut kernel = lane(1, 60);
+        kernel.way = Way::Kernel {
+            namespace: Namespace::named("n"),
+            device: "g0",
+        };
+        assert_eq!(data_room(&[kernel]), 128 + 2048);
         assert_eq!(data_room(&[lane(1, 60)]), 256);
         assert_eq!(data_room(&[lane(1, 60), lane(1, 1514)]), 128 + 1536);
         assert_eq!(mbufs(&[lane(1000, 60), lane(500, 60)]), 1500 + 16_384);

@@ -7,7 +7,7 @@
 //! was dropped, what went out is what came in.
 //!
 //! * [`traffic`], [`pcap`]: flows and files of frames. [`generator`]: testpmd.
-//! * [`gateway`]: what is measured; [`ravelin`] and the peers.
+//! * [`gateway`]: what is measured; [`ravelin`] and the peers: [`ovs`], [`nftables`], [`conntrackd`].
 //! * [`cases`]: the cases by name; [`forward`], [`newflows`], [`cluster`]: how they are measured; [`mod@measure`]: from counters
 //!   to figures.
 //! * [`mod@bench`], [`machine`]: processes, cpus, pages, cleaning up. [`report`], [`html`]: what comes of it.
@@ -16,6 +16,7 @@
 mod bench;
 mod cases;
 mod cluster;
+mod conntrackd;
 mod error;
 mod failover;
 mod forward;
@@ -26,6 +27,7 @@ mod html;
 mod machine;
 mod measure;
 mod newflows;
+mod nftables;
 mod ovs;
 mod pair;
 mod pcap;
@@ -40,7 +42,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use crate::bench::{Bench, Pace};
 use crate::cases::Case;
@@ -62,8 +64,9 @@ struct Arguments {
     /// The most telling cases, with short runs.
     #[arg(long)]
     quick: bool,
-    /// The systems, with commas between them.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [System::Ravelin, System::Ovs])]
+    /// The systems, with commas between them; all of them if none is named, but with --quick of some only what
+    /// tells most.
+    #[arg(long, value_enum, value_delimiter = ',')]
     systems: Vec<System>,
     /// Measurements per case and system; 5, or 3 when quick.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -124,8 +127,24 @@ fn run(arguments: &Arguments) -> Result<usize> {
     let some = arguments
         .flows
         .unwrap_or(if quick { 100_000 } else { cases::MILLION });
-    let needs = |case: &Case| needs_mb(case.flows(some));
-    let needs = cases.iter().map(needs).max().unwrap_or(0);
+    let is_due = |case: Case, system: System| {
+        let named = arguments.systems.contains(&system);
+        let unnamed = arguments.systems.is_empty() && (!quick || case.is_quick_for(system));
+        (named || unnamed) && case.is_for(system)
+    };
+    let due: Vec<(Case, System)> = cases
+        .iter()
+        .flat_map(|case| {
+            System::value_variants()
+                .iter()
+                .map(|system| (*case, *system))
+        })
+        .filter(|(case, system)| is_due(*case, *system))
+        .collect();
+    let needs = due
+        .iter()
+        .map(|(case, system)| needs_mb(case.flows(some), *system));
+    let needs = needs.max().unwrap_or(0);
     let bench = Bench::new(&arguments.id, &arguments.out, needs, pace)?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let mut report = Report {
@@ -139,37 +158,32 @@ fn run(arguments: &Arguments) -> Result<usize> {
         report.notes.push(("all".into(), note));
     }
     let mut missing = 0;
-    for case in cases {
-        for system in &arguments.systems {
-            if !case.is_for(*system) {
-                continue;
-            }
-            let about = format!("{case} {}", system.name());
-            bench.progress.say(format!("{about} ..."));
-            match measure(&bench, case, &case.flows(some), *system) {
-                Ok((lines, notes)) => {
-                    for line in &lines {
-                        let (median, unit) = (report::short(line.median), &line.unit);
-                        let (case, system) = (&line.case, &line.system);
-                        bench
-                            .progress
-                            .say(format!("{case} {system}: {median} {unit}"));
-                    }
-                    report.cases.extend(lines);
-                    report
-                        .notes
-                        .extend(notes.into_iter().map(|note| (about.clone(), note)));
+    for (case, system) in due {
+        let about = format!("{case} {}", system.name());
+        bench.progress.say(format!("{about} ..."));
+        match measure(&bench, case, &case.flows(some), system) {
+            Ok((lines, notes)) => {
+                for line in &lines {
+                    let (median, unit) = (report::short(line.median), &line.unit);
+                    let (case, system) = (&line.case, &line.system);
+                    bench
+                        .progress
+                        .say(format!("{case} {system}: {median} {unit}"));
                 }
-                Err(error) if error.is_interrupt() => return Err(error),
-                Err(error) => {
-                    missing += 1;
-                    bench.progress.say(format!("{about}: no figure: {error}"));
-                    report.notes.push((about, format!("no figure: {error}")));
-                }
+                report.cases.extend(lines);
+                report
+                    .notes
+                    .extend(notes.into_iter().map(|note| (about.clone(), note)));
             }
-            // Whatever happens to a later case, what there is is there.
-            report.write(&arguments.out)?;
+            Err(error) if error.is_interrupt() => return Err(error),
+            Err(error) => {
+                missing += 1;
+                bench.progress.say(format!("{about}: no figure: {error}"));
+                report.notes.push((about, format!("no figure: {error}")));
+            }
         }
+        // Whatever happens to a later case, what there is is there.
+        report.write(&arguments.out)?;
     }
     print!("{}", report.table());
     for (about, note) in &report.notes {
@@ -194,6 +208,10 @@ fn measure(
     let outcome = match case {
         Case::Forward(_) => forward::measure(bench, flows, system)?,
         Case::NewFlowsNone => newflows::measure(bench, flows, system)?,
+        Case::NewFlowsReplicated { .. } if system == System::Conntrackd => {
+            conntrackd::newflows(bench, flows)?
+        }
+        Case::WireBytes if system == System::Conntrackd => conntrackd::wire_bytes(bench, flows)?,
         Case::NewFlowsReplicated { held } => cluster::newflows(bench, flows, held)?,
         Case::WireBytes => cluster::wire_bytes(bench, flows)?,
         Case::Memory => newflows::memory(bench, flows, system)?,
@@ -210,12 +228,13 @@ fn measure(
 }
 
 /// Megabytes of huge pages that a case takes: the generator's frames and the hungriest gateway.
-fn needs_mb(flows: Flows) -> u64 {
+fn needs_mb(flows: Flows, system: System) -> u64 {
     let files = match flows.proto {
         traffic::Proto::Udp => 1,
         traffic::Proto::Tcp => 3,
     };
-    let mbuf = u64::from(flows.frame_max().next_multiple_of(64).max(128)) + 128 + 192;
+    let kernel = matches!(system, System::Nftables | System::Conntrackd);
+    let mbuf = u64::from(generator::frame_room(flows.frame_max(), kernel)) + 128 + 192;
     // Buffers do not cross pages, which costs a few of a hundred.
     let generator = ((u64::from(flows.count) * files * mbuf * 103 / 100) >> 20) + 320;
     // A cluster has two of ours.

@@ -9,8 +9,8 @@ use lab::wait::{Poll, wait_until};
 use lab::{Error as LabError, Namespace, Process, Spawn};
 
 use crate::bench::Bench;
-use crate::error::{Error, Result};
-use crate::gateway::{BACK, Gateway, INSIDE, Shape};
+use crate::error::{Error, Result, missing};
+use crate::gateway::{BACK, Gateway, INSIDE, Shape, memory_bytes};
 use crate::generator::{Buffers, SHARED_BUFFERS, gateway_device};
 use crate::measure::Counts;
 use crate::traffic::GATEWAY;
@@ -55,7 +55,8 @@ impl Ovs {
         }
         let path = |name: &str| dir.join(name).display().to_string();
         let (file, socket) = (path("conf.db"), format!("unix:{}", path("db.sock")));
-        run(None, "ovsdb-tool", &["create", &file, SCHEMA], "").map_err(missing)?;
+        run(None, "ovsdb-tool", &["create", &file, SCHEMA], "")
+            .map_err(missing("openvswitch-switch-dpdk"))?;
         let environment = |spawn: Spawn| {
             ["OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"]
                 .iter()
@@ -225,8 +226,8 @@ impl Gateway for Ovs {
         Ok((counts.forwarded, counts.forwarded))
     }
 
-    fn pid(&self) -> i32 {
-        self.switch.pid()
+    fn memory_bytes(&mut self) -> Result<u64> {
+        memory_bytes(self.switch.pid())
     }
 }
 
@@ -315,15 +316,6 @@ fn port_counts(said: &str) -> Vec<(u32, PortCounts)> {
         }
     }
     ports
-}
-
-fn missing(error: LabError) -> Error {
-    match error {
-        LabError::MissingProgram { program, .. } => Error::Machine(format!(
-            "`{program}` is missing: install the package openvswitch-switch-dpdk"
-        )),
-        error => error.into(),
-    }
 }
 
 #[cfg(test)]

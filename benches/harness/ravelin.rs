@@ -12,7 +12,7 @@ use telemetry::counters::{CounterQuery, CounterReport};
 
 use crate::bench::Bench;
 use crate::error::Result;
-use crate::gateway::{BACK, Gateway, INSIDE, Shape};
+use crate::gateway::{BACK, Gateway, INSIDE, Shape, memory_bytes};
 use crate::generator::{Buffers, SHARED_BUFFERS, gateway_device};
 use crate::measure::Counts;
 use crate::traffic::{GATEWAY, ROUTER_INSIDE, ROUTER_OUTSIDE};
@@ -152,8 +152,8 @@ impl Gateway for Ravelin {
         Ok((ports.iter().map(|port| port.tx_packets).sum(), said))
     }
 
-    fn pid(&self) -> i32 {
-        self.process.pid()
+    fn memory_bytes(&mut self) -> Result<u64> {
+        memory_bytes(self.process.pid())
     }
 }
 

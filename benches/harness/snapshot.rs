@@ -10,6 +10,7 @@ use lab::wait::{Poll, wait_until};
 use crate::bench::Bench;
 use crate::error::{Error, Result};
 use crate::forward::{Outcome, capacity, lanes, outer};
+use crate::gateway::System;
 use crate::generator::{Generator, WhenFull};
 use crate::measure::slope;
 use crate::pair::{Pair, Plan, Ports, Seat, not_real, of};
@@ -43,7 +44,7 @@ pub(crate) fn measure(bench: &Bench, flows: &Flows) -> Result<Outcome> {
 }
 
 fn join(bench: &Bench, flows: &Flows, seats: [Seat; 2]) -> Result<f64> {
-    let lanes = lanes(bench, flows)?;
+    let lanes = lanes(bench, flows, System::Ravelin)?;
     let mut pair = Pair::prepare(bench, plan(capacity(flows.count), seats))?;
     let all = u64::from(flows.count);
     {
