@@ -17,6 +17,7 @@ use lab::{Error as LabError, Namespace, Process, Spawn};
 
 use crate::bench::Bench;
 use crate::error::{Error, Result};
+use crate::machine;
 use crate::pcap::{self, Pcap};
 use crate::traffic::{Flows, Part};
 
@@ -97,6 +98,10 @@ impl Generator {
             }
         }
         let kernel = lanes.iter().any(|lane| lane.kernel());
+        let memory_mb = Self::memory_mb(lanes) + 64;
+        if kernel && bench.pages.huge() {
+            machine::wait_free(memory_mb, &bench.interrupt)?;
+        }
         let cpu = bench.cpus.others;
         let mut args = vec![
             "--no-pci".to_owned(),
@@ -106,7 +111,7 @@ impl Generator {
             "--file-prefix".into(),
             bench.name("gen"),
             "-m".into(),
-            (Self::memory_mb(lanes) + 64).to_string(),
+            memory_mb.to_string(),
         ];
         args.extend(bench.pages.eal_arguments().iter().map(|a| (*a).to_owned()));
         for (number, way) in ways.iter().enumerate() {

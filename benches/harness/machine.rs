@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lab::cluster::online_cpus;
 use lab::program::run;
+use lab::wait::{Interrupt, Poll, wait_until};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -158,18 +160,62 @@ pub(crate) fn release_left(dir: &Path) {
     let _ = umount2(&dir.join(MOUNT), MntFlags::MNT_DETACH);
     if let Ok(before) = fs::read_to_string(dir.join(BEFORE)) {
         let _ = fs::write(NR_HUGEPAGES, before);
+        // Those that are in use still go when they are not. Whether or not they do, we begin.
+        let _ = wait_until(
+            "huge pages to be given back",
+            Duration::from_secs(10),
+            Duration::from_millis(10),
+            &Interrupt::default(),
+            || {
+                Ok(match huge_pages_in_surplus() {
+                    None | Some(0) => Poll::Ready(()),
+                    Some(pages) => Poll::Pending(format!(": {pages} are in use")),
+                })
+            },
+        );
     }
 }
 
-/// How many huge pages of 2 MB there are, and how many of them are free.
+/// Waits until so many megabytes of the huge pages that were reserved are free: what the kernel sent from, it
+/// gives back some time after the process has ended.
+pub(crate) fn wait_free(mb: u64, interrupt: &Interrupt) -> Result<()> {
+    Ok(wait_until(
+        &format!("{mb} MB of huge pages to be free"),
+        Duration::from_secs(10),
+        Duration::from_millis(10),
+        interrupt,
+        || {
+            let free = huge_pages().map_or(0, |(_, free)| free * PAGE_MB);
+            Ok(if free >= mb {
+                Poll::Ready(())
+            } else {
+                Poll::Pending(format!(": {free} are"))
+            })
+        },
+    )?)
+}
+
+/// How many huge pages of 2 MB are reserved, and how many of them are free.
 fn huge_pages() -> Option<(u64, u64)> {
+    let [total, free, surplus] =
+        ["HugePages_Total:", "HugePages_Free:", "HugePages_Surp:"].map(huge_page_field);
+    Some((total?.saturating_sub(surplus?), free?))
+}
+
+/// How many are more than are reserved, as they were in use when they were given back.
+fn huge_pages_in_surplus() -> Option<u64> {
+    huge_page_field("HugePages_Surp:")
+}
+
+/// A field of `/proc/meminfo`, where huge pages have 2 MB.
+fn huge_page_field(name: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let field = |name: &str| {
         let line = text.lines().find(|line| line.starts_with(name))?;
         line.split_whitespace().nth(1)?.parse::<u64>().ok()
     };
     (field("Hugepagesize:")? == PAGE_MB * 1024).then_some(())?;
-    Some((field("HugePages_Total:")?, field("HugePages_Free:")?))
+    field(name)
 }
 
 /// Megabytes of memory that programs could still get.
