@@ -60,9 +60,10 @@ impl Ftp {
         let side = usize::from(from_client);
         let connection = self.connection(flow);
         let syn = flags & wire::tcp::SYN != 0;
+        let ack = (flags & wire::tcp::ACK != 0).then_some(p.tcp.ack);
         let announced = connection
             .session
-            .segment(from_client, p.tcp.seq, syn, data);
+            .acknowledging(from_client, p.tcp.seq, ack, syn, data);
         connection.finished[side] |= flags & wire::tcp::FIN != 0;
         let over = flags & wire::tcp::RST != 0 || connection.finished == [true; 2];
         let mut actions = vec![];
@@ -179,7 +180,14 @@ mod tests {
             id,
             flow,
             from_opener,
-            frame: build::tcp(from, to, flags, seq, 1, data),
+            frame: build::tcp(
+                from,
+                to,
+                flags,
+                seq,
+                if from_opener { 500 } else { 100 },
+                data,
+            ),
         }
     }
 

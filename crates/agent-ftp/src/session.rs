@@ -49,6 +49,18 @@ impl Session {
 
     /// A segment of the connection: from the client or from the server.
     pub fn segment(&mut self, from_client: bool, seq: u32, syn: bool, data: &[u8]) -> Announced {
+        self.acknowledging(from_client, seq, None, syn, data)
+    }
+
+    /// The same, of one that says what its sender has of the other direction.
+    pub fn acknowledging(
+        &mut self,
+        from_client: bool,
+        seq: u32,
+        ack: Option<u32>,
+        syn: bool,
+        data: &[u8],
+    ) -> Announced {
         let mut announced = Announced::default();
         if syn && from_client {
             *self = Self::new(self.flow);
@@ -57,6 +69,13 @@ impl Session {
             return announced;
         }
         let side = usize::from(!from_client);
+        if let Some(ack) = ack {
+            let (stream, lines) = &mut self.sides[1 - side];
+            // What follows a gap has long been delivered, as it was said behind its acknowledgement.
+            if stream.acknowledged(ack, &mut vec![]) {
+                *lines = Lines::default();
+            }
+        }
         let mut bytes = vec![];
         if !self.sides[side].0.segment(seq, syn, data, &mut bytes) {
             // What cannot be followed announces nothing any more; it still passes.
@@ -219,6 +238,20 @@ mod tests {
         assert_eq!(found, [(other, 1025), (own, 22)]);
         let found = refused(session.segment(false, 500, false, b"227 (10,1,0,11,195,80)\r\n"));
         assert_eq!(found, [(other, 50000)]);
+    }
+
+    /// As when new rules take the agent away for a while.
+    #[test]
+    fn what_passed_unseen_does_not_stop_what_follows() {
+        let mut session = begun(false);
+        session.segment(true, 100, false, b"USER x\r\n");
+        session.segment(false, 500, false, b"230 ok\r\n");
+        let silent = Announced::default();
+        let asks = session.acknowledging(true, 200, Some(600), false, b"PASV\r\n");
+        assert_eq!(asks, silent);
+        let reply = b"227 (10,2,0,10,195,80)\r\n";
+        let announced = session.acknowledging(false, 600, Some(206), false, reply);
+        assert_eq!(announced.expect.len(), 1);
     }
 
     /// A server that is made to say something that looks like a reply opens nothing by it.

@@ -55,7 +55,24 @@ impl Stream {
         true
     }
 
-    /// Whether it was seen from its beginning.
+    /// The receiver has all before `ack`. What of it was not seen here passed while nobody was watching: the stream
+    /// goes on behind it. True when that is so.
+    pub fn acknowledged(&mut self, ack: u32, out: &mut Vec<u8>) -> bool {
+        let Some(next) = self.next else {
+            return false;
+        };
+        let ahead = ack.wrapping_sub(next);
+        if ahead == 0 || ahead >= AHEAD_MAX {
+            return false;
+        }
+        self.next = Some(ack);
+        self.offset += u64::from(ahead);
+        self.whole = false;
+        self.go_on(out);
+        true
+    }
+
+    /// Whether it was seen from its beginning, without a gap.
     pub fn is_whole(&self) -> bool {
         self.whole
     }
@@ -70,6 +87,12 @@ impl Stream {
             return self.early_bytes <= WAITING_BYTES_MAX && self.early.len() <= WAITING_MAX;
         }
         self.advance(data, out);
+        self.go_on(out);
+        true
+    }
+
+    /// Takes what came early and is in order now.
+    fn go_on(&mut self, out: &mut Vec<u8>) {
         while let Some((at, data)) = self.early.pop_first() {
             if at > self.offset {
                 self.early.insert(at, data);
@@ -81,7 +104,6 @@ impl Stream {
                 self.advance(&data[known..], out);
             }
         }
-        true
     }
 
     fn advance(&mut self, data: &[u8], out: &mut Vec<u8>) {
@@ -145,6 +167,19 @@ mod tests {
                 prop_assert!(stream.early_bytes <= WAITING_BYTES_MAX);
             }
         }
+    }
+
+    #[test]
+    fn what_passed_unseen_is_skipped_once_it_is_acknowledged() {
+        let (mut stream, mut out) = (Stream::default(), vec![]);
+        assert!(stream.segment(9, true, b"", &mut out));
+        assert!(stream.segment(10, false, b"abc", &mut out));
+        assert!(!stream.acknowledged(13, &mut out), "all of it was seen");
+        assert!(!stream.acknowledged(12, &mut out) && stream.is_whole());
+        assert!(stream.segment(20, false, b"xyz", &mut out));
+        assert_eq!(out, b"abc", "behind a gap");
+        assert!(stream.acknowledged(21, &mut out) && !stream.is_whole());
+        assert_eq!(out, b"abcyz");
     }
 
     #[test]
