@@ -69,9 +69,13 @@ need_packages() {
 		apt-get update -q </dev/null
 		apt-get install -q -y --no-install-recommends "$@" </dev/null
 		for package in "$@"; do
-			if [[ $package == nginx* ]] && command -v systemctl >/dev/null; then
-				systemctl disable nginx.service || true
-			fi
+			case $package in
+			nginx* | vsftpd)
+				if command -v systemctl >/dev/null; then
+					systemctl disable "${package%-light}.service" || true
+				fi
+				;;
+			esac
 		done
 	INSTALL
 }
