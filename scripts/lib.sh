@@ -6,7 +6,7 @@
 # shellcheck disable=SC2034 # used by who sources this
 BUILD_PACKAGES=(build-essential pkg-config libclang-dev libdpdk-dev jq valgrind)
 # shellcheck disable=SC2034
-LAB_PACKAGES=(dpdk-dev strace iproute2 ethtool nftables iputils-ping nginx-light curl)
+LAB_PACKAGES=(dpdk-dev strace iproute2 ethtool nftables iputils-ping nginx-light curl vsftpd)
 
 # A line about what happens now.
 say() {
@@ -69,9 +69,13 @@ need_packages() {
 		apt-get update -q </dev/null
 		apt-get install -q -y --no-install-recommends "$@" </dev/null
 		for package in "$@"; do
-			if [[ $package == nginx* ]] && command -v systemctl >/dev/null; then
-				systemctl disable nginx.service || true
-			fi
+			case $package in
+			nginx* | vsftpd)
+				if command -v systemctl >/dev/null; then
+					systemctl disable "${package%-light}.service" || true
+				fi
+				;;
+			esac
 		done
 	INSTALL
 }

@@ -30,6 +30,7 @@ main() {
 	expect "its files are as they were packed" dpkg_in "$root" --verify ravelin
 	expect "ravelin runs" "$root/usr/bin/ravelin" --version
 	expect "ravelind runs" "$root/usr/sbin/ravelind" --version
+	expect "the FTP agent runs" "$root/usr/lib/ravelin/ravelin-agent-ftp" --version
 	expect "the shipped example is a good configuration" \
 		"$root/usr/bin/ravelin" check "$root/usr/share/doc/ravelin/examples/single.toml"
 	expect "the boot script is there" "$root/usr/lib/ravelin/boot" --help

@@ -344,6 +344,20 @@ pub enum Fault {
     TooManyNeighbours { given: usize, most: usize },
     #[error("zone \"{zone}\" has no interface; the zones are {zones}")]
     UnknownZone { zone: String, zones: String },
+    #[error("there is no agent \"{agent}\"; the agents are {agents}")]
+    UnknownAgent { agent: String, agents: String },
+    #[error("there is no agent \"{0}\"; describe it in an [[agent]] of the node's configuration")]
+    NoAgents(String),
+    #[error("a rule that lets nothing pass has nothing for an agent; leave it out")]
+    AgentOfDenied,
+    #[error("{0} agents; a node has at most 32")]
+    TooManyAgents(usize),
+    #[error("an empty command; name a program, or leave the key out when somebody else starts it")]
+    EmptyCommand,
+    #[error(
+        "\"{0}\" is no absolute path; write for instance \"/usr/lib/ravelin/ravelin-agent-ftp\""
+    )]
+    CommandPath(String),
     #[error(transparent)]
     Rules(#[from] InvalidRuleSet),
     #[error(transparent)]

@@ -12,6 +12,8 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("[cores]", CORES),
     ("cores.worker", WORKER),
     ("[control]", CONTROL),
+    ("[agents]", AGENTS),
+    ("[[agent]]", AGENT),
     ("[flows]", FLOWS),
     ("[timeouts]", TIMEOUTS),
     ("[tcp]", TCP),
@@ -31,6 +33,8 @@ pub(crate) const TOP: &[&str] = &[
     "eal",
     "cores",
     "control",
+    "agents",
+    "agent",
     "flows",
     "timeouts",
     "tcp",
@@ -93,6 +97,8 @@ pub(crate) const WORKER: &[&str] = &[
     "hold",
 ];
 pub(crate) const CONTROL: &[&str] = &["socket", "mode", "group"];
+pub(crate) const AGENTS: &[&str] = &["socket", "mode", "group"];
+pub(crate) const AGENT: &[&str] = &["name", "command", "when_gone", "queue"];
 pub(crate) const FLOWS: &[&str] = &["capacity", "tombstone", "refresh", "verify_checksums"];
 pub(crate) const TIMEOUTS: &[&str] = &[
     "tcp_syn_sent",
@@ -125,6 +131,7 @@ pub(crate) const RULE: &[&str] = &[
     "action",
     "log",
     "sync",
+    "agent",
 ];
 pub(crate) const DETECT: &[&str] = &["scan_ports", "flood_syns", "window", "block_for", "except"];
 pub(crate) const SYNC: &[&str] = &["tcp", "udp", "icmp", "other", "expectations", "marks"];

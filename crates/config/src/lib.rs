@@ -10,6 +10,7 @@
 //! What a key means is in `docs/configuration.md`; [`KEYS`] lists all that the parser knows.
 #![forbid(unsafe_code)]
 
+mod agents;
 mod cluster;
 mod cores;
 mod detect;
@@ -32,7 +33,8 @@ pub use keys::KEYS;
 pub use rules_file::{RulesFile, rules_from_str};
 pub use summary::Summary;
 pub use types::{
-    Alone, AtDeadline, Cluster, Config, Control, Cores, Detect, Device, Distribution, Eal, Flows,
-    HoldAcks, Idle, Interface, Iova, Member, Neighbour, Pki, Route, Tcp, Timeouts, Worker,
+    Agent, Agents, Alone, AtDeadline, Cluster, Config, Control, Cores, Detect, Device,
+    Distribution, Eal, Flows, HoldAcks, Idle, Interface, Iova, Member, Neighbour, Pki, Route, Tcp,
+    Timeouts, WhenGone, Worker,
 };
 pub use value::duration;

@@ -8,7 +8,7 @@ use toml::de::DeTable;
 use crate::keys::TOP;
 use crate::reader::{Reader, Section};
 use crate::{Config, ConfigError, Fault};
-use crate::{cluster, cores, detect, eal, neighbours, network, rules, timers};
+use crate::{agents, cluster, cores, detect, eal, neighbours, network, rules, timers};
 
 impl Config {
     /// Reads a file. Paths in it are relative to its folder.
@@ -91,7 +91,8 @@ fn read(top: &Section<'_>, path: &Path, base: &Path) -> Option<Config> {
     let timeouts = timers::timeouts(top);
     let tcp = timers::tcp(top);
     let detect = detect::detect(top);
-    let rules = rules::rules(top, zones, rules::FIRST_GENERATION);
+    let agents = agents::agents(top, base);
+    let rules = rules::rules(top, zones, &agents.names(), rules::FIRST_GENERATION);
     Some(Config {
         path: path.to_owned(),
         name,
@@ -101,6 +102,7 @@ fn read(top: &Section<'_>, path: &Path, base: &Path) -> Option<Config> {
         eal,
         cores,
         control,
+        agents,
         flows,
         timeouts,
         tcp,

@@ -15,14 +15,19 @@ use crate::{Doubt, Fault};
 /// The generation of the rules of a file that was just read.
 pub(crate) const FIRST_GENERATION: u32 = 1;
 
-pub(crate) fn rules(top: &Section<'_>, zones: Zones, generation: u32) -> Option<RuleSet> {
+pub(crate) fn rules(
+    top: &Section<'_>,
+    zones: Zones,
+    agents: &[String],
+    generation: u32,
+) -> Option<RuleSet> {
     let sections = top.sections("rule", RULE);
     if sections.is_empty() && top.field("rule").is_none() {
         top.reader.warn(top.at, "rule", Doubt::NoRules);
     }
     let rules: Vec<Rule> = sections
         .iter()
-        .map(|section| rule(section, &zones))
+        .map(|section| rule(section, &zones, agents))
         .collect();
     let defaults = defaults(top);
     let set = match RuleSet::new(generation, zones, rules, defaults) {
@@ -75,7 +80,7 @@ pub(crate) fn rules(top: &Section<'_>, zones: Zones, generation: u32) -> Option<
     Some(set)
 }
 
-fn rule(section: &Section<'_>, zones: &Zones) -> Rule {
+fn rule(section: &Section<'_>, zones: &Zones, agents: &[String]) -> Rule {
     let name = section
         .required("name", "name = \"web\" in each [[rule]]")
         .and_then(|field| {
@@ -108,7 +113,28 @@ fn rule(section: &Section<'_>, zones: &Zones) -> Rule {
         action: action.unwrap_or(Action::Deny),
         log: section.bool_or("log", false),
         sync: section.field("sync").and_then(|field| sync_policy(&field)),
+        agent: agent(section, agents, action),
     }
+}
+
+/// The number of the agent that is named.
+fn agent(section: &Section<'_>, agents: &[String], action: Option<Action>) -> Option<u8> {
+    let field = section.field("agent")?;
+    let name = field.string()?;
+    if action.is_some_and(|action| action != Action::Allow) {
+        field.fail(Fault::AgentOfDenied);
+    }
+    let number = agents.iter().position(|agent| agent == name);
+    if number.is_none() {
+        field.fail(match agents {
+            [] => Fault::NoAgents(name.to_owned()),
+            _ => Fault::UnknownAgent {
+                agent: name.to_owned(),
+                agents: agents.join(", "),
+            },
+        });
+    }
+    number.map(|number| number as u8)
 }
 
 /// The strings of a list that must not be empty: an empty list could be read as nothing or as

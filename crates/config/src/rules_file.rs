@@ -20,7 +20,7 @@ pub struct RulesFile {
 }
 
 /// Reads a text that has only `[[rule]]` and `[sync]`, in the form that a configuration has them,
-/// for a node of these zones. `source` is what errors call the text; `generation` numbers the set.
+/// for a node of these zones and agents. `source` is what errors call the text; `generation` numbers the set.
 ///
 /// # Errors
 /// With everything that is wrong with it; that is also the case for a text without any rule, which
@@ -29,6 +29,7 @@ pub fn rules_from_str(
     text: &str,
     source: impl AsRef<Path>,
     zones: &Zones,
+    agents: &[String],
     generation: u32,
 ) -> Result<RulesFile, ConfigError> {
     let reader = Reader::new(text);
@@ -46,7 +47,7 @@ pub fn rules_from_str(
             reader.fail(at, key.clone(), Fault::NotOfRules { key });
         }
         let top = Section::known(&reader, root.get_ref(), RULES_FILE);
-        let set = rules::rules(&top, zones.clone(), generation);
+        let set = rules::rules(&top, zones.clone(), agents, generation);
         if set.as_ref().is_some_and(|set| set.rules().is_empty()) {
             reader.fail(0, "rule", Fault::NoRulesInFile);
         }

@@ -60,6 +60,11 @@ pub(crate) fn tcp(top: &Section<'_>) -> Tcp {
 
 pub(crate) fn control(top: &Section<'_>, base: &Path) -> Control {
     let section = top.section("control", CONTROL);
+    socket(&section, base, "/run/ravelin/ravelind.sock")
+}
+
+/// A Unix socket: its path, mode and group.
+pub(crate) fn socket(section: &Section<'_>, base: &Path, default: &str) -> Control {
     let socket = section.field("socket").and_then(|field| {
         let text = field.string()?;
         if text.is_empty() {
@@ -81,7 +86,7 @@ pub(crate) fn control(top: &Section<'_>, base: &Path) -> Control {
         Some(mode)
     });
     Control {
-        socket: socket.unwrap_or_else(|| "/run/ravelin/ravelind.sock".into()),
+        socket: socket.unwrap_or_else(|| default.into()),
         mode: mode.unwrap_or(0o660),
         group: section
             .field("group")

@@ -30,6 +30,8 @@ pub struct Config {
     pub cores: Cores,
     /// The control socket.
     pub control: Control,
+    /// The protocol agents, and the socket at which they connect.
+    pub agents: Agents,
     /// The flow table.
     pub flows: Flows,
     /// After what silence a flow ends.
@@ -267,6 +269,51 @@ pub struct Control {
     pub mode: u32,
     /// The group that it belongs to, by name; `None` leaves it the daemon's.
     pub group: Option<String>,
+}
+
+/// The protocol agents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agents {
+    /// The path of the socket at which they connect.
+    pub socket: PathBuf,
+    /// Its permission bits.
+    pub mode: u32,
+    /// The group that it belongs to, by name; `None` leaves it the daemon's.
+    pub group: Option<String>,
+    /// Those that may connect, at most 32, in the file's order: a rule has an index into it.
+    pub list: Vec<Agent>,
+}
+
+impl Agents {
+    /// Their names, in order.
+    pub fn names(&self) -> Vec<String> {
+        self.list.iter().map(|agent| agent.name.clone()).collect()
+    }
+}
+
+/// A protocol agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// Its name.
+    pub name: String,
+    /// The program that the daemon runs, an absolute path, and its arguments; empty when somebody else
+    /// runs it.
+    pub command: Vec<String>,
+    /// What becomes of its flows' packets while it is not connected.
+    pub when_gone: WhenGone,
+    /// How many packets it may have, or may wait for it, at a time.
+    pub queue: u32,
+}
+
+/// What becomes of the packets of an agent's flows while it is not connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenGone {
+    /// They pass as those of other flows do.
+    Bypass,
+    /// They wait for it, as many as its queue has room for.
+    Hold,
+    /// They are dropped.
+    Drop,
 }
 
 /// The flow table.

@@ -65,7 +65,7 @@ fn text() {
         (
             "[flows]",
             "[flow]",
-            "n1.toml:34:2: flow: unknown key; known here are node, cluster, pki, eal, cores, control, flows, timeouts, tcp, detect, interface, route, neighbour, rule, sync",
+            "n1.toml:34:2: flow: unknown key; known here are node, cluster, pki, eal, cores, control, agents, agent, flows, timeouts, tcp, detect, interface, route, neighbour, rule, sync",
         ),
         (
             "cpu = 2",
@@ -886,7 +886,7 @@ fn the_detector() {
 /// The messages of reading a text of rules for a node of two zones.
 fn of_rules(text: &str) -> String {
     let zones = policy::Zones::new(["inside", "outside"]).unwrap();
-    match config::rules_from_str(text, "new.toml", &zones, 7) {
+    match config::rules_from_str(text, "new.toml", &zones, &[], 7) {
         Ok(_) => format!("{text:?} was accepted"),
         Err(error) => error.to_string(),
     }
@@ -972,4 +972,69 @@ fn warnings_point_at_what_is_hardly_meant() {
         warnings(&BASE[start..end], ""),
         ["1:1: rule: there is no [[rule]], so every packet is denied; add rules"]
     );
+}
+
+#[test]
+fn agents() {
+    let agent = "[[agent]]\nname = \"ftp\"\n";
+    let lines = |text: &str| {
+        let text = format!("{BASE}\n{text}");
+        let from = BASE.lines().count() + 1;
+        match Config::parse(&text, "n1.toml", "") {
+            Ok(_) => "accepted".to_owned(),
+            Err(error) => error
+                .to_string()
+                .replace(&format!("n1.toml:{}:", from + 1), "1:")
+                .replace(&format!("n1.toml:{}:", from + 3), "3:")
+                .replace(&format!("n1.toml:{}:", from + 4), "4:"),
+        }
+    };
+    let rule = |action: &str, agent: &str| {
+        format!("[[rule]]\nname = \"x\"\naction = \"{action}\"\nagent = \"{agent}\"\n")
+    };
+    for (text, expected) in [
+        (
+            rule("allow", "ftp"),
+            "4:9: rule.x.agent: there is no agent \"ftp\"; describe it in an [[agent]] of the node's configuration",
+        ),
+        (
+            format!("{}{agent}", rule("allow", "tftp")),
+            "4:9: rule.x.agent: there is no agent \"tftp\"; the agents are ftp",
+        ),
+        (
+            format!("{}{agent}", rule("deny", "ftp")),
+            "4:9: rule.x.agent: a rule that lets nothing pass has nothing for an agent; leave it out",
+        ),
+        (
+            format!("{agent}when_gone = \"wait\"\n"),
+            "3:13: agent.ftp.when_gone: \"wait\" is not known; write one of \"bypass\", \"hold\", \"drop\"",
+        ),
+        (
+            format!("{agent}command = []\n"),
+            "3:11: agent.ftp.command: an empty command; name a program, or leave the key out when somebody else starts it",
+        ),
+        (
+            format!("{agent}command = [\"ftp\", \"-v\"]\n"),
+            "3:12: agent.ftp.command: \"ftp\" is no absolute path; write for instance \"/usr/lib/ravelin/ravelin-agent-ftp\"",
+        ),
+        (
+            format!("{agent}queue = 0\n"),
+            "3:9: agent.ftp.queue: 0 is out of range; write a number from 1 to 65536",
+        ),
+        (
+            format!("{agent}{agent}"),
+            "4:8: agent.ftp.name: \"ftp\" is already used by another agent; give each its own",
+        ),
+        ("[[agent]]\n".to_owned(), "1:1: agent.name: is missing"),
+        (
+            "[agents]\nmode = 0o1777\n".to_owned(),
+            "is no set of permissions",
+        ),
+    ] {
+        let found = lines(&text);
+        assert!(
+            found.contains(expected) || found == expected,
+            "{text}\n{found}\n{expected}"
+        );
+    }
 }

@@ -455,13 +455,14 @@ fn with_ecmp_nodes_have_no_common_ethernet_address() {
 fn rules_can_be_read_alone() {
     let config = parse(BASE);
     let start = BASE.find("[[rule]]").unwrap();
-    let read = config::rules_from_str(&BASE[start..], "rules", config.rules.zones(), 9).unwrap();
+    let read =
+        config::rules_from_str(&BASE[start..], "rules", config.rules.zones(), &[], 9).unwrap();
     assert_eq!((read.rules.generation, read.warnings), (9, vec![]));
     assert_eq!(read.rules.rules(), config.rules.rules());
     assert_eq!(read.rules.sync_defaults(), config.sync_defaults());
     let doubtful =
         "[[rule]]\nname = \"a\"\naction = \"deny\"\n[[rule]]\nname = \"b\"\naction = \"deny\"";
-    let read = config::rules_from_str(doubtful, "rules", config.rules.zones(), 1).unwrap();
+    let read = config::rules_from_str(doubtful, "rules", config.rules.zones(), &[], 1).unwrap();
     assert_eq!(read.warnings.len(), 1);
 }
 
@@ -661,4 +662,41 @@ fn insertion() -> impl Strategy<Value = String> {
         .prop_map(str::to_owned),
         "\\PC{0,6}",
     ]
+}
+
+#[test]
+fn agents_are_numbered_in_the_files_order() {
+    let text = format!(
+        "{BASE}\n[agents]\nsocket = \"a.sock\"\nmode = 0o600\ngroup = \"ftp\"\n\
+         [[agent]]\nname = \"sip\"\n[[agent]]\nname = \"ftp\"\ncommand = [\"/bin/ftp\", \"-v\"]\n\
+         when_gone = \"hold\"\nqueue = 7\n\
+         [[rule]]\nname = \"files\"\naction = \"allow\"\nservice = \"tcp/21\"\nagent = \"ftp\"\n"
+    );
+    let config = Config::parse(&text, "n1.toml", "/etc/x").unwrap();
+    let agents = &config.agents;
+    assert_eq!(agents.socket.to_str(), Some("/etc/x/a.sock"));
+    assert_eq!((agents.mode, agents.group.as_deref()), (0o600, Some("ftp")));
+    assert_eq!(agents.names(), ["sip", "ftp"]);
+    assert_eq!(agents.list[1].command, ["/bin/ftp", "-v"]);
+    let gone = |n: usize| (agents.list[n].when_gone, agents.list[n].queue);
+    assert_eq!(gone(0), (config::WhenGone::Bypass, 256));
+    assert_eq!(gone(1), (config::WhenGone::Hold, 7));
+    let rule = config.rules.rules().last().unwrap();
+    assert_eq!((rule.name.as_str(), rule.agent), ("files", Some(1)));
+    // Rules that are loaded later name the same agents.
+    let text = "[[rule]]\nname = \"x\"\naction = \"allow\"\nagent = \"ftp\"\n";
+    let read = config::rules_from_str(text, "r", config.rules.zones(), &agents.names(), 2).unwrap();
+    assert_eq!(read.rules.rules()[0].agent, Some(1));
+    let query = policy::Query {
+        proto: 6,
+        dport: 21,
+        ..policy::Query::default()
+    };
+    assert_eq!(read.rules.decide(&query).agent, Some(1));
+    assert_eq!(
+        policy::Classifier::compile(&read.rules)
+            .classify(&query)
+            .agent,
+        Some(1)
+    );
 }

@@ -177,6 +177,8 @@ impl<P: Port> Worker<P> {
             sync: expectation.sync,
             delay_ms: 0,
             log: false,
+            // Its parent's is for the connection that announces others, not for those.
+            agent: None,
         };
         Some(Expected {
             decision,

@@ -122,6 +122,8 @@ telemetry::counters! {
         Delivered = "agent_delivered",
         /// Packets that an agent had dropped.
         DropByAgent = "drop_by_agent",
+        /// Packets for an agent that is not there, and whose configuration has them dropped.
+        DropAgentGone = "drop_agent_gone",
         /// Packets for an agent whose ring was full.
         DropAgentFull = "drop_agent_full",
         /// Packets that arrived at another worker than their flow's.

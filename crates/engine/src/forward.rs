@@ -58,6 +58,9 @@ impl<P: Port> Worker<P> {
             return self.counters.count(Counter::DropSyncFull);
         }
         self.mark_if_old(id);
+        if !self.table.entry(id).local.flags.is_handler() {
+            self.divert_to_agent(id);
+        }
         let was_replica = self.table.entry(id).local.flags.is_replica();
         let mut doubtful = false;
         let entry = self.table.entry_mut(id);
@@ -121,10 +124,14 @@ impl<P: Port> Worker<P> {
         if doubtful {
             self.note_doubt(id, First::of(&packet));
         }
-        if self.table.entry(id).local.flags.is_diverted() {
-            let key = self.table.entry(id).record.key;
-            return self.divert(packet, key);
-        }
+        let packet = if self.table.entry(id).local.flags.is_diverted() {
+            let Some(packet) = self.divert(packet, id) else {
+                return;
+            };
+            packet
+        } else {
+            packet
+        };
         let Some(hop) = self.hop_of(id, &packet) else {
             return;
         };
@@ -388,6 +395,11 @@ impl<P: Port> Worker<P> {
             generation: policy.generation,
             rule: decision.rule_id,
         };
+        // What an agent was told to leave alone stays so until the rules change.
+        if !same_rules {
+            self.table.entry_mut(id).local.flags.divert(false);
+            self.divert_to_agent(id);
+        }
         Ok(())
     }
 

@@ -16,11 +16,12 @@ use std::collections::VecDeque;
 use flowtable::FlowId;
 use policy::ClassSync;
 use rtrb::{Consumer, Producer};
-use state::{Dir, FlowKey, Mark, SyncMode};
+use state::{Dir, FlowKey, FlowRecord, Mark, SyncMode};
 
 use crate::counters::Counter;
 use crate::port::{PacketBuf, Port};
 use crate::receive::{Packet, flow_key};
+use crate::shared::ForAgent;
 use crate::worker::Worker;
 
 /// Synchronisations that agents of one worker may wait for at a time.
@@ -66,6 +67,11 @@ pub enum Instruction<B> {
         key: FlowKey,
         /// Whether the flow's packets that come from now on wait until it is complete.
         hold: bool,
+    },
+    /// What is known of a flow? Answered by [`Notice::Flow`].
+    Ask {
+        /// The flow.
+        key: FlowKey,
     },
     /// Hand over the flow's packets instead of forwarding them, or no longer.
     Divert {
@@ -114,11 +120,23 @@ pub enum Notice<B> {
         /// Whether a backup has the state. A node without any has nobody to wait for.
         protected: bool,
     },
+    /// What is known of a flow that was asked for.
+    Flow {
+        /// The instruction's.
+        token: u64,
+        /// The flow, if it lives here.
+        outcome: Result<FlowRecord, Refusal>,
+    },
     /// A packet of a diverted flow, tracked and allowed, as it arrived.
     Packet {
         /// The flow.
         key: FlowKey,
-        /// Its direction.
+        /// The number of the agent that the flow's rule names; `None` for a flow that somebody wanted
+        /// diverted.
+        agent: Option<u8>,
+        /// The direction of the packet that opened it.
+        origin: Dir,
+        /// This packet's direction.
         dir: Dir,
         /// The port on which it arrived.
         port: usize,
@@ -172,12 +190,21 @@ impl<P: Port> Worker<P> {
             && let Ok(Instruct { token, instruction }) = agent.instructions.pop()
         {
             work += 1;
-            let outcome = self.carry_out(token, instruction);
-            if outcome.is_err() {
+            let (refused, notice) = match instruction {
+                Instruction::Ask { key } => {
+                    let outcome = self.living(&key).map(|id| self.table.entry(id).record);
+                    (outcome.is_err(), Notice::Flow { token, outcome })
+                }
+                instruction => {
+                    let outcome = self.carry_out(token, instruction);
+                    (outcome.is_err(), Notice::Done { token, outcome })
+                }
+            };
+            if refused {
                 self.counters.count(Counter::InstructionsRefused);
             }
             self.counters.count(Counter::Instructions);
-            self.tell_agent(Notice::Done { token, outcome });
+            self.tell_agent(notice);
         }
         work
     }
@@ -191,6 +218,7 @@ impl<P: Port> Worker<P> {
                 self.table.entry_mut(id).local.flags.divert(on);
                 Ok(())
             }
+            Instruction::Ask { .. } => unreachable!("it has an answer of its own"),
             Instruction::Deliver { port, buf } => self.deliver(port, buf),
             Instruction::Discard { buf } => {
                 drop(buf);
@@ -286,21 +314,48 @@ impl<P: Port> Worker<P> {
         told
     }
 
-    /// Gives a packet of a diverted flow to the agent; an agent whose ring is full misses it.
-    pub(crate) fn divert(&mut self, packet: Packet<'_, P::Buf>, key: FlowKey) {
+    /// Has the flow's packets go to the agent of its rule, if that has one. Whoever handles a flow for
+    /// the first time, or judges it anew, asks.
+    pub(crate) fn divert_to_agent(&mut self, id: FlowId) {
+        let entry = self.table.entry_mut(id);
+        if self.policy.value().agent_of(&entry.record).is_some() {
+            entry.local.flags.divert(true);
+        }
+    }
+
+    /// Gives a packet of a diverted flow to the agent; an agent whose ring is full misses it. Gives it back
+    /// when it is to go on, since the agent is not there.
+    pub(crate) fn divert<'p>(
+        &mut self,
+        packet: Packet<'p, P::Buf>,
+        id: FlowId,
+    ) -> Option<Packet<'p, P::Buf>> {
+        let record = &self.table.entry(id).record;
+        let agent = self.policy.value().agent_of(record);
+        match agent.map_or(ForAgent::Divert, |agent| self.node.agents.get(agent)) {
+            ForAgent::Divert => {}
+            ForAgent::Pass => return Some(packet),
+            ForAgent::Drop => {
+                self.counters.count(Counter::DropAgentGone);
+                return None;
+            }
+        }
         let port = self.config.interfaces[usize::from(packet.interface)].port;
         let notice = Notice::Packet {
-            key,
+            key: record.key,
+            agent,
+            origin: record.class.origin,
             dir: packet.dir,
             port,
             buf: packet.buf,
         };
         let agent = self.links.agent.as_mut();
-        self.counters
-            .count(match agent.map(|agent| agent.notices.push(notice)) {
-                Some(Ok(())) => Counter::Diverted,
-                _ => Counter::DropAgentFull,
-            });
+        let taken = agent.is_some_and(|agent| agent.notices.push(notice).is_ok());
+        self.counters.count(match taken {
+            true => Counter::Diverted,
+            false => Counter::DropAgentFull,
+        });
+        None
     }
 
     /// Forwards a packet that an agent hands over. It was tracked when it arrived; what may have been

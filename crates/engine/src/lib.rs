@@ -45,5 +45,8 @@ pub use config::{AtDeadline, Config, Hold, Interface, Neighbour, Route, Timeouts
 pub use counters::{Counter, Counters, MalformedBy};
 pub use detect::Detect;
 pub use instruct::{AgentLink, FlowChange, Instruct, Instruction, Notice, Refusal};
-pub use shared::{NodeShared, Policy, Snapshot, SnapshotReader, Told, WorkerShared};
+pub use shared::{
+    AGENTS_MAX, ForAgent, ForAgents, NodeShared, Policy, Snapshot, SnapshotReader, Told,
+    WorkerShared,
+};
 pub use worker::{Cross, FlowPage, FlowSeen, Links, LogEntry, Now, Worker};

@@ -114,6 +114,13 @@ impl<P: Port> Worker<P> {
             self.opened_as_expected(id, expected);
         }
         self.tell_opened(id, &decision);
+        let packet = match decision.agent {
+            None => packet,
+            Some(_) => match self.divert(packet, id) {
+                Some(packet) => packet,
+                None => return,
+            },
+        };
         let Some(hop) = self.look_up_hop(&packet) else {
             return;
         };
@@ -228,6 +235,7 @@ impl<P: Port> Worker<P> {
             common_epoch: self.common_epoch,
             ..Local::default()
         };
+        local.flags.divert(decision.agent.is_some());
         local.packets[first.dir.index()] = 1;
         local.bytes[first.dir.index()] = first.octets.into();
         if let Some(id) = tombstone {

@@ -2,12 +2,14 @@
 //! one side writes and the other reads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
+use hashbrown::HashMap;
 use membership::View;
 use parking_lot::Mutex;
 use policy::{ClassSync, Classifier, RuleSet};
+use state::{FlowRecord, Progress};
 
 use crate::common::Common;
 
@@ -97,6 +99,8 @@ pub struct Policy {
     pub classifier: Classifier,
     /// Whether packets wait until the backups have a mark that was set on their flow.
     pub marks: ClassSync,
+    /// The agents of rules that have one, by the rules' identities.
+    agents: HashMap<u32, u8, foldhash::fast::RandomState>,
 }
 
 impl Policy {
@@ -106,6 +110,66 @@ impl Policy {
             generation: rules.generation,
             classifier: Classifier::compile(rules),
             marks: rules.sync_defaults().marks,
+            agents: rules
+                .rules()
+                .iter()
+                .filter_map(|rule| Some((rule.id(), rule.agent?)))
+                .collect(),
+        }
+    }
+
+    /// The number of the agent that is given the packets of a flow: that of its rule, unless the flow was
+    /// expected and passes under the rule of another.
+    pub fn agent_of(&self, record: &FlowRecord) -> Option<u8> {
+        if self.agents.is_empty() || record.progress.contains(Progress::expected()) {
+            return None;
+        }
+        self.agents.get(&record.verdict.rule).copied()
+    }
+}
+
+/// How many agents a node may have.
+pub const AGENTS_MAX: usize = 32;
+
+/// What becomes of packets for an agent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum ForAgent {
+    /// They are handed over.
+    Divert = 0,
+    /// They go on as if there were no agent.
+    Pass = 1,
+    /// They are dropped.
+    Drop = 2,
+}
+
+/// What becomes of the packets for each agent, by its number; written by whoever talks to the agents.
+#[derive(Debug)]
+pub struct ForAgents([AtomicU8; AGENTS_MAX]);
+
+impl Default for ForAgents {
+    /// They are handed over.
+    fn default() -> Self {
+        Self([const { AtomicU8::new(ForAgent::Divert as u8) }; AGENTS_MAX])
+    }
+}
+
+impl ForAgents {
+    /// From now on, for an agent. A number that no agent has is ignored.
+    pub fn set(&self, agent: u8, what: ForAgent) {
+        if let Some(word) = self.0.get(usize::from(agent)) {
+            word.store(what as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// As it is now.
+    #[inline]
+    pub fn get(&self, agent: u8) -> ForAgent {
+        let word = self.0.get(usize::from(agent));
+        match word.map(|word| word.load(Ordering::Relaxed)) {
+            Some(1) => ForAgent::Pass,
+            Some(2) => ForAgent::Drop,
+            _ => ForAgent::Divert,
         }
     }
 }
@@ -119,6 +183,8 @@ pub struct NodeShared {
     pub policy: Arc<Snapshot<Policy>>,
     /// The state that all nodes have. Flows are judged again as it changes.
     pub common: Arc<Snapshot<Common>>,
+    /// What becomes of packets for agents.
+    pub agents: CachePadded<ForAgents>,
     /// Until when, in microseconds of the workers' clock, the view may be acted on; written by the
     /// membership core. A process that was paused wakes up with an old view and must not forward by it.
     pub view_valid_until_us: CachePadded<AtomicU64>,
@@ -134,6 +200,7 @@ impl NodeShared {
             view: Arc::new(Snapshot::new(view)),
             policy: Arc::new(Snapshot::new(policy)),
             common: Arc::new(Snapshot::new(Common::default())),
+            agents: CachePadded::default(),
             view_valid_until_us: CachePadded::new(AtomicU64::new(u64::MAX)),
             flush_asked: CachePadded::new(AtomicU64::new(0)),
         }

@@ -361,3 +361,146 @@ fn a_node_that_is_left_alone_says_that_nothing_protects_the_state() {
         }]
     ));
 }
+
+/// A rule with an agent, number 3: flows that it opens.
+fn agents_rule() -> Vec<policy::Rule> {
+    let mut rule = allow("web", &["tcp/80"], SyncPolicy::Ack);
+    rule.agent = Some(3);
+    vec![rule]
+}
+
+fn with_agent() -> Setup {
+    Setup {
+        rules: agents_rule(),
+        ..Setup::default()
+    }
+}
+
+fn packet_for(notices: Vec<Notice<MemoryBuf>>) -> Option<(Option<u8>, MemoryBuf)> {
+    let mut packets = notices.into_iter().filter_map(|notice| match notice {
+        Notice::Packet { agent, buf, .. } => Some((agent, buf)),
+        _ => None,
+    });
+    let first = packets.next();
+    assert!(packets.next().is_none(), "more than one");
+    first
+}
+
+/// From its first packet on: what the agent hands back is held as it would be without one.
+#[test]
+fn a_rule_with_an_agent_diverts_its_flows_from_the_first_packet_on() {
+    let mut rig = Rig::new(with_agent());
+    rig.put(INSIDE, tcp(C, S, SYN, 100, 0, &[]));
+    rig.turn();
+    let (agent, buf) = packet_for(notices(&mut rig)).expect("the SYN");
+    assert_eq!(agent, Some(3));
+    rig.moved(&[
+        ("rx_packets", 1),
+        ("flow_opened", 1),
+        ("changes", 1),
+        ("agent_packets", 1),
+    ]);
+    let deliver = Instruction::Deliver { port: INSIDE, buf };
+    assert_eq!(outcome(&mut rig, deliver), Ok(()));
+    assert!(
+        rig.sent(OUTSIDE).is_empty(),
+        "held: nobody has the flow yet"
+    );
+    rig.acknowledge();
+    rig.turn();
+    assert_eq!(rig.sent(OUTSIDE).len(), 1);
+    let answer = rig.through(OUTSIDE, tcp(S, C, SYN | ACK, 500, 101, &[]));
+    assert!(answer.is_empty());
+    assert!(packet_for(notices(&mut rig)).is_some(), "answers as well");
+}
+
+#[test]
+fn without_its_agent_a_flow_passes_or_is_dropped_as_was_said() {
+    let mut rig = Rig::new(with_agent());
+    rig.node.agents.set(3, engine::ForAgent::Drop);
+    rig.put(INSIDE, tcp(C, S, SYN, 100, 0, &[]));
+    rig.turn();
+    rig.moved(&[
+        ("rx_packets", 1),
+        ("flow_opened", 1),
+        ("changes", 1),
+        ("drop_agent_gone", 1),
+    ]);
+    rig.node.agents.set(3, engine::ForAgent::Pass);
+    rig.put(INSIDE, tcp(C, S, SYN, 100, 0, &[]));
+    rig.turn();
+    rig.acknowledge();
+    rig.turn();
+    assert_eq!(rig.sent(OUTSIDE).len(), 1, "as if it had no agent");
+    rig.node.agents.set(3, engine::ForAgent::Divert);
+    assert!(notices(&mut rig).is_empty());
+    rig.through(OUTSIDE, tcp(S, C, SYN | ACK, 500, 101, &[]));
+    assert!(packet_for(notices(&mut rig)).is_some(), "once it is there");
+}
+
+/// The heir has the flow as a copy, whose record names the rule.
+#[test]
+fn a_copy_goes_to_the_agent_of_the_node_that_handles_it() {
+    let rig = connected(Setup::default());
+    let id = rig.worker.table().lookup(&key()).expect("it lives");
+    let record = rig.worker.table().entry(id).record;
+    for (setup, expected) in [(with_agent(), Some(Some(3))), (Setup::default(), None)] {
+        let mut heir = Rig::new(setup);
+        heir.publish(view(2, |_| Some(PEER), &[PEER]));
+        let apply = replication::ToWorker::Apply {
+            token: 1,
+            peer: node(PEER),
+            records: vec![(record, 0)],
+        };
+        heir.to_worker.push(apply).expect("there is room");
+        heir.turn();
+        heir.publish(view(3, |_| Some(ME), &[PEER]));
+        heir.turn();
+        heir.put(INSIDE, tcp(C, S, ACK | PSH, 101, 501, b"x"));
+        heir.turn();
+        let agent = packet_for(notices(&mut heir)).map(|(agent, _)| agent);
+        assert_eq!(agent, expected);
+    }
+}
+
+#[test]
+fn new_rules_give_a_flow_an_agent_and_take_it_away() {
+    let mut rig = connected(Setup::default());
+    let zones = || Zones::new(["inside", "outside"]).unwrap();
+    for (generation, rules, goes) in [(2, agents_rule(), true), (3, rig.rules(), false)] {
+        let rules = RuleSet::new(generation, zones(), rules, SyncDefaults::default()).unwrap();
+        rig.node.policy.publish(Arc::new(Policy::new(&rules)));
+        rig.put(INSIDE, tcp(C, S, ACK | PSH, 101, 501, b"x"));
+        rig.turn();
+        assert_eq!(packet_for(notices(&mut rig)).is_some(), goes);
+        assert_eq!(rig.sent(OUTSIDE).is_empty(), goes);
+    }
+}
+
+#[test]
+fn a_flow_that_is_asked_for_is_told() {
+    let mut rig = connected(Setup::default());
+    instruct(&mut rig, 5, Instruction::Ask { key: key() });
+    let other = FlowKey::new([1; 16], [2; 16], 1, 2, 6).0;
+    instruct(&mut rig, 6, Instruction::Ask { key: other });
+    rig.turn();
+    let told = notices(&mut rig);
+    let [
+        Notice::Flow {
+            token: 5,
+            outcome: Ok(record),
+        },
+        Notice::Flow {
+            token: 6,
+            outcome: Err(Refusal::NoFlow),
+        },
+    ] = &told[..]
+    else {
+        panic!("{told:?}");
+    };
+    assert_eq!(
+        (record.key, record.verdict.rule),
+        (key(), policy::rule_id("web"))
+    );
+    rig.moved(&[("agent_instructions", 2), ("agent_instructions_refused", 1)]);
+}

@@ -31,6 +31,21 @@ pub struct Settings {
     pub scan_ports: Option<u32>,
     /// How the nodes get their packets; as the topology's.
     pub distribution: Distribution,
+    /// Protocol agents that every node runs.
+    pub agents: Vec<LabAgent>,
+}
+
+/// A protocol agent of every node, and a rule whose flows it is given.
+#[derive(Debug, Clone)]
+pub struct LabAgent {
+    /// Its name, and that of the rule.
+    pub name: String,
+    /// The rule's service, such as `tcp/21`.
+    pub service: &'static str,
+    /// The program, an absolute path, and its arguments; none has the agent never come.
+    pub command: Vec<String>,
+    /// What becomes of its flows without it: `bypass`, `hold`, `drop`.
+    pub when_gone: &'static str,
 }
 
 impl Settings {
@@ -48,6 +63,7 @@ impl Settings {
             capacity: 200_000,
             scan_ports: None,
             distribution: Distribution::Filter,
+            agents: vec![],
         }
     }
 
@@ -98,10 +114,14 @@ impl Settings {
             control: Control {
                 socket: socket.to_owned(),
             },
+            agents: Control {
+                socket: format!("{socket}.agents"),
+            },
             flows: Flows {
                 capacity: self.capacity,
             },
             detect: self.scan_ports.map(|scan_ports| Detect { scan_ports }),
+            agent: self.agents.iter().map(Agent::of).collect(),
             interface: self.interfaces(index),
             route: self.routes(),
             rule: self.rules(),
@@ -157,21 +177,28 @@ impl Settings {
     }
 
     fn rules(&self) -> Vec<Rule> {
-        let allow = |name, service: &[&'static str]| Rule {
-            name,
+        let allow = |name: &str, service: &[&'static str]| Rule {
+            name: name.to_owned(),
             from: ["inside"],
             to: ["outside"],
             service: service.to_vec(),
             action: "allow",
             sync: self.sync.clone(),
+            agent: None,
         };
-        vec![
+        let mut rules = vec![
             allow("web", &["tcp/80", "tcp/8080"]),
             allow("echo", &["tcp/7777"]),
             allow("probes", &["udp/9000"]),
             allow("generator", &["udp/1001"]),
             allow("ping", &["icmp/echo", "icmpv6/echo"]),
-        ]
+        ];
+        rules.extend(self.agents.iter().map(|agent| Rule {
+            name: agent.name.clone(),
+            agent: Some(agent.name.clone()),
+            ..allow("", &[agent.service])
+        }));
+        rules
     }
 }
 
@@ -217,6 +244,9 @@ struct Config {
     flows: Flows,
     #[serde(skip_serializing_if = "Option::is_none")]
     detect: Option<Detect>,
+    agents: Control,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    agent: Vec<Agent>,
     interface: Vec<Interface>,
     route: Vec<Route>,
     rule: Vec<Rule>,
@@ -283,6 +313,24 @@ struct Control {
 }
 
 #[derive(Serialize)]
+struct Agent {
+    name: String,
+    when_gone: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    command: Vec<String>,
+}
+
+impl Agent {
+    fn of(agent: &LabAgent) -> Self {
+        Self {
+            name: agent.name.clone(),
+            when_gone: agent.when_gone,
+            command: agent.command.clone(),
+        }
+    }
+}
+
+#[derive(Serialize)]
 struct Flows {
     capacity: u32,
 }
@@ -308,12 +356,14 @@ struct Route {
 
 #[derive(Serialize)]
 struct Rule {
-    name: &'static str,
+    name: String,
     from: [&'static str; 1],
     to: [&'static str; 1],
     service: Vec<&'static str>,
     action: &'static str,
     sync: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<String>,
 }
 
 #[cfg(test)]

@@ -50,6 +50,11 @@ impl Binaries {
         self.find("lab")
     }
 
+    /// The FTP agent.
+    pub fn agent_ftp(&self) -> Result<PathBuf> {
+        self.find("ravelin-agent-ftp")
+    }
+
     fn find(&self, program: &'static str) -> Result<PathBuf> {
         let path = self.dir.join(program);
         if path.is_file() {
@@ -127,6 +132,7 @@ pub(crate) fn spawn_error(program: &str, error: std::io::Error) -> Error {
         "nft" => "nftables",
         "curl" => "curl",
         "nginx" => "nginx-light",
+        "vsftpd" => "vsftpd",
         "dpdk-testpmd" => "dpdk-dev",
         "nice" => "coreutils",
         "ping" => "iputils-ping",

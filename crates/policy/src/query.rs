@@ -44,4 +44,6 @@ pub struct Decision {
     pub delay_ms: u32,
     /// Whether the decision is to be logged.
     pub log: bool,
+    /// The number of the protocol agent that is given the flow's packets; `None` unless it may be opened.
+    pub agent: Option<u8>,
 }

@@ -54,6 +54,8 @@ pub struct Rule {
     pub log: bool,
     /// How the flow is replicated; `None` leaves it to the set's defaults.
     pub sync: Option<SyncPolicy>,
+    /// The number, among those of its node, of the protocol agent that is given the packets of flows that it opens.
+    pub agent: Option<u8>,
 }
 
 impl Rule {
@@ -70,6 +72,7 @@ impl Rule {
             action,
             log: false,
             sync: None,
+            agent: None,
         }
     }
 

@@ -238,6 +238,7 @@ pub(crate) struct Outcome {
     action: Action,
     log: bool,
     sync: Option<SyncPolicy>,
+    agent: Option<u8>,
 }
 
 impl Outcome {
@@ -247,6 +248,7 @@ impl Outcome {
             action: rule.action,
             log: rule.log,
             sync: rule.sync,
+            agent: rule.agent,
         }
     }
 }
@@ -266,6 +268,7 @@ pub(crate) fn decision(
             sync: SyncPolicy::None.mode(),
             delay_ms: 0,
             log: false,
+            agent: None,
         };
     };
     let sync = match outcome.action {
@@ -279,6 +282,7 @@ pub(crate) fn decision(
         sync: sync.mode(),
         delay_ms: sync.delay_ms(),
         log: outcome.log,
+        agent: outcome.agent.filter(|_| outcome.action == Action::Allow),
     }
 }
 

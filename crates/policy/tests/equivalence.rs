@@ -126,6 +126,7 @@ fn rule() -> impl Strategy<Value = Rule> {
                 action,
                 log,
                 sync,
+                agent: log.then_some(3),
             },
         )
 }
@@ -307,6 +308,7 @@ fn the_first_match_decides_and_the_rest_is_denied() {
         sync,
         delay_ms,
         log,
+        agent: None,
     };
     let denied = Decision {
         action: Action::Deny,
@@ -315,6 +317,7 @@ fn the_first_match_decides_and_the_rest_is_denied() {
         sync: SyncMode::None,
         delay_ms: 0,
         log: false,
+        agent: None,
     };
     let table = [
         (web, decision(1, Action::Allow, SyncMode::Ack, 0, false)),

@@ -455,7 +455,7 @@ impl Common {
         std::iter::once(me).chain(others.map(|m| m.id)).collect()
     }
 
-    fn name(&self, node: NodeId) -> String {
+    pub(crate) fn name(&self, node: NodeId) -> String {
         match &self.config.cluster {
             None => self.config.name.clone(),
             Some(cluster) => {
@@ -510,7 +510,7 @@ fn list<'r, T>(
     });
 }
 
-fn check_life(for_ms: Option<u64>) -> Answer<()> {
+pub(crate) fn check_life(for_ms: Option<u64>) -> Answer<()> {
     if for_ms.is_none_or(|ms| LIFE_MS.contains(&ms)) {
         return Ok(());
     }
@@ -544,7 +544,7 @@ fn check_login(config: &Config, name: &str, address: IpAddr, groups: &[String]) 
     Ok(())
 }
 
-fn check_block(config: &Config, net: IpNet) -> Answer<()> {
+pub(crate) fn check_block(config: &Config, net: IpNet) -> Answer<()> {
     if let Err(error) = AddressSet::parse([net.to_string().as_str()]) {
         return Err(invalid(error.to_string()));
     }
@@ -587,7 +587,7 @@ fn seconds(left_ms: Option<u64>) -> Option<u64> {
     left_ms.map(|ms| ms.div_ceil(1_000))
 }
 
-fn state_net(net: IpNet) -> Net {
+pub(crate) fn state_net(net: IpNet) -> Net {
     let len = match net {
         IpNet::V4(v4) => v4.prefix_len() + 96,
         IpNet::V6(v6) => v6.prefix_len(),
@@ -628,4 +628,4 @@ fn absent(message: String) -> Failure {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,9 +1,11 @@
 //! The daemon's life: read, check, build, run, end.
 
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use config::Config;
@@ -15,6 +17,7 @@ use state::{CommonKind, CommonKinds, CommonMap, NODES_MAX};
 use telemetry::control::{Endpoint, Interface, Limits};
 use telemetry::counters::{Counts, Registry};
 
+use crate::agents::{self, AgentCounter, Dispatcher};
 use crate::clock::{monotonic_us, unix_ms};
 use crate::common_requests::{Common, policy_of};
 use crate::common_store::{CommonStore, LocalStore, Publish};
@@ -27,7 +30,7 @@ use crate::incarnation::Incarnations;
 use crate::policies::Policies;
 use crate::ports::Ports;
 use crate::state::{Board, Busy};
-use crate::{member, sync, workers};
+use crate::{member, pin, sync, workers};
 
 /// Time between two looks at signals, ports and the rules' log.
 const HOUSEKEEPING: Duration = Duration::from_millis(50);
@@ -67,6 +70,17 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         group: config.control.group.clone(),
     }
     .bind()?;
+    let agents_socket = match &config.agents {
+        agents if agents.list.is_empty() => None,
+        agents => {
+            let endpoint = Endpoint {
+                path: agents.socket.clone(),
+                mode: agents.mode,
+                group: agents.group.clone(),
+            };
+            Some(endpoint.bind()?.into_listener())
+        }
+    };
 
     let config = Arc::new(config);
     let mut ports = Ports::open(&config)?;
@@ -74,7 +88,12 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         first_view(&config),
         Policy::new(&config.rules),
     ));
-    let policies = Arc::new(Policies::new(&config.rules, path.to_owned(), node.clone()));
+    let policies = Arc::new(Policies::new(
+        &config.rules,
+        config.agents.names(),
+        path.to_owned(),
+        node.clone(),
+    ));
     let mut incarnations = config
         .cluster
         .as_ref()
@@ -131,6 +150,9 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         policies: policies.clone(),
         to_tell: AtomicBool::new(true),
     });
+    let (events, dispatched) = mpsc::sync_channel(agents::EVENTS);
+    let agent_counts = Counts::<AgentCounter>::new();
+    registry.register("agents", &agent_counts.reader());
     let answers = Answers {
         config: config.clone(),
         board: board.clone(),
@@ -139,7 +161,7 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         pages,
         interfaces: interfaces.clone(),
         common: common.clone(),
-        instructions: Instructions::new(agents),
+        instructions: Instructions::new(events.clone()),
     };
     let server = socket
         .serve(answers, Limits::default())
@@ -147,6 +169,20 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
             name: "control".into(),
             source,
         })?;
+
+    let stop_agents = Arc::new(AtomicBool::new(false));
+    let dispatcher = {
+        let stop = stop_agents.clone();
+        let list = &config.agents.list;
+        let mut dispatcher = Dispatcher::new(dispatched, agents, list, node.clone(), agent_counts);
+        pin::spawn("agents", None, move || {
+            while !stop.load(Ordering::Relaxed) {
+                dispatcher.turn();
+            }
+        })?
+    };
+    let (agents_file, commands) =
+        serve_agents(&config, agents_socket, &events, &common, &stop_agents)?;
 
     // Workers end last: they forward while the others say good-bye.
     let (stop, stop_workers) = (
@@ -281,6 +317,12 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
     for thread in worker_threads {
         let _ = thread.join();
     }
+    // What agents have of packets goes back to the pool before that goes.
+    stop_agents.store(true, Ordering::Relaxed);
+    for thread in commands.into_iter().chain([dispatcher]) {
+        let _ = thread.join();
+    }
+    drop(agents_file);
     drop(server);
     let Ports {
         ports, pool, eal, ..
@@ -291,6 +333,39 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         tracing::warn!("{error}");
     }
     result
+}
+
+/// Lets agents connect, and starts the programs of those that have one.
+fn serve_agents<F: Send>(
+    config: &Arc<Config>,
+    socket: Option<(UnixListener, F)>,
+    events: &mpsc::SyncSender<agents::Event>,
+    common: &Arc<Common>,
+    stop: &Arc<AtomicBool>,
+) -> Result<(Option<F>, Vec<JoinHandle<()>>), Error> {
+    let Some((listener, file)) = socket else {
+        return Ok((None, vec![]));
+    };
+    let reception = agents::link::Reception {
+        names: config.agents.names(),
+        queues: config.agents.list.iter().map(|a| a.queue).collect(),
+        events: events.clone(),
+        common: common.clone(),
+    };
+    // Not waited for at the end: it has nothing of the devices.
+    let _ = pin::spawn("agents-accept", None, move || {
+        agents::link::accept(&listener, &reception);
+    })?;
+    let mut threads = vec![];
+    for agent in config.agents.list.iter().filter(|a| !a.command.is_empty()) {
+        let (agent, socket) = (agent.clone(), config.agents.socket.clone());
+        let (stop, events) = (stop.clone(), events.clone());
+        let name = format!("agent-{}", agent.name);
+        threads.push(pin::spawn(&name, None, move || {
+            agents::command::run(&agent, &socket, &stop, &events);
+        })?);
+    }
+    Ok((Some(file), threads))
 }
 
 /// Where common state is kept.
@@ -329,7 +404,7 @@ fn publisher(policies: &Arc<Policies>, node: &Arc<NodeShared>) -> Publish {
 
 /// Before the membership core has spoken: a node alone owns everything, a member of a cluster
 /// nothing.
-fn first_view(config: &Config) -> View {
+pub(crate) fn first_view(config: &Config) -> View {
     let me = config.node;
     let alone = config.cluster.is_none();
     let state = if alone {

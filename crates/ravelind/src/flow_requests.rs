@@ -1,48 +1,34 @@
 //! Instructions about single flows that come over the control socket: a second software entity
 //! beside the packet engine.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use dpdk::Mbuf;
-use engine::{FlowChange, Instruct, Instruction, Notice, Refusal};
-use parking_lot::Mutex;
-use rtrb::{Consumer, Producer};
-use state::{FlowKey, slot_of, worker_of};
+use engine::{FlowChange, Refusal};
+use state::FlowKey;
 use telemetry::control::{Failure, FailureKind, FlowInstructed, FlowName, FlowRequest};
+
+use crate::agents::dispatch::Wanted;
+use crate::agents::{Answer, Event};
 
 /// What a worker may take to carry out an instruction; it looks every turn.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What the backups may take to acknowledge.
 const SYNC_PATIENCE: Duration = Duration::from_secs(5);
-/// Between two looks at a worker's answers.
-const LOOK_EVERY: Duration = Duration::from_micros(200);
 
-/// This side's ends of the rings to one worker.
-pub(crate) struct AgentEnds {
-    pub(crate) instructions: Producer<Instruct<Mbuf>>,
-    pub(crate) notices: Consumer<Notice<Mbuf>>,
-}
-
-/// All workers, one instruction at a time each.
+/// The way to the workers, by the dispatcher.
 pub(crate) struct Instructions {
-    workers: Vec<Mutex<AgentEnds>>,
-    last_token: AtomicU64,
+    dispatcher: SyncSender<Event>,
 }
 
 impl Instructions {
-    pub(crate) fn new(workers: Vec<AgentEnds>) -> Self {
-        Self {
-            workers: workers.into_iter().map(Mutex::new).collect(),
-            last_token: AtomicU64::new(0),
-        }
+    pub(crate) fn new(dispatcher: SyncSender<Event>) -> Self {
+        Self { dispatcher }
     }
 
     /// Does what is asked; returns when the backups have it.
     pub(crate) fn carry_out(&self, request: &FlowRequest) -> Result<FlowInstructed, Failure> {
         let key = key_of(request.flow())?;
-        let worker = worker_of(slot_of(&key), self.workers.len());
-        let mut ends = self.workers[worker].lock();
         let began = Instant::now();
         let change = match request {
             FlowRequest::Sync { .. } => None,
@@ -50,17 +36,15 @@ impl Instructions {
             FlowRequest::End { .. } => Some(FlowChange::End),
         };
         if let Some(change) = change {
-            let modify = Instruction::Modify { key, change };
-            let token = self.tell(&mut ends, modify)?;
-            done(&mut ends, token)?;
+            done(&self.tell(key, Wanted::Modify(change))?)?;
         }
         let acknowledged = match request {
             FlowRequest::End { .. } => false,
             FlowRequest::Sync { .. } | FlowRequest::Mark { .. } => {
                 let hold = matches!(request, FlowRequest::Sync { .. });
-                let token = self.tell(&mut ends, Instruction::Synchronise { key, hold })?;
-                match done(&mut ends, token) {
-                    Ok(()) => synchronised(&mut ends, token)?,
+                let answers = self.tell(key, Wanted::Synchronise { hold })?;
+                match done(&answers) {
+                    Ok(()) => synchronised(&answers)?,
                     // The mark is set; that nobody is told of it is how the rule wants it.
                     Err(Refused::By(Refusal::NotReplicated)) if change.is_some() => false,
                     Err(refused) => return Err(refused.into()),
@@ -73,13 +57,12 @@ impl Instructions {
         })
     }
 
-    fn tell(&self, ends: &mut AgentEnds, instruction: Instruction<Mbuf>) -> Result<u64, Failure> {
-        // What a client left behind that gave up.
-        while ends.notices.pop().is_ok() {}
-        let token = self.last_token.fetch_add(1, Ordering::Relaxed) + 1;
-        let pushed = ends.instructions.push(Instruct { token, instruction });
-        pushed.map_err(|_| Failure::from(Refused::Silent))?;
-        Ok(token)
+    fn tell(&self, key: FlowKey, what: Wanted) -> Result<Receiver<Answer>, Refused> {
+        // As many as there can be, so that nobody waits for who has given up.
+        let (answer, answers) = sync_channel(2);
+        let event = Event::Instruct { key, what, answer };
+        let told = self.dispatcher.send(event);
+        told.map(|()| answers).map_err(|_| Refused::Silent)
     }
 }
 
@@ -112,42 +95,18 @@ impl From<Refused> for Failure {
 }
 
 /// Waits for the answer to an instruction.
-fn done(ends: &mut AgentEnds, token: u64) -> Result<(), Refused> {
-    let answer = wait(ends, PATIENCE, |notice| match notice {
-        Notice::Done { token: of, outcome } if *of == token => Some(*outcome),
-        _ => None,
-    });
-    answer.ok_or(Refused::Silent)?.map_err(Refused::By)
+fn done(answers: &Receiver<Answer>) -> Result<(), Refused> {
+    match answers.recv_timeout(PATIENCE) {
+        Ok(Answer::Done(outcome)) => outcome.map_err(Refused::By),
+        Ok(Answer::Synchronised { .. }) | Err(_) => Err(Refused::Silent),
+    }
 }
 
 /// Waits for a synchronisation; tells whether a backup has the state.
-fn synchronised(ends: &mut AgentEnds, token: u64) -> Result<bool, Refused> {
-    let answer = wait(ends, SYNC_PATIENCE, |notice| match notice {
-        Notice::Synchronised {
-            token: of,
-            protected,
-        } if *of == token => Some(*protected),
-        _ => None,
-    });
-    answer.ok_or(Refused::Unacknowledged)
-}
-
-fn wait<T>(
-    ends: &mut AgentEnds,
-    patience: Duration,
-    wanted: impl Fn(&Notice<Mbuf>) -> Option<T>,
-) -> Option<T> {
-    let asked = Instant::now();
-    loop {
-        while let Ok(notice) = ends.notices.pop() {
-            if let Some(found) = wanted(&notice) {
-                return Some(found);
-            }
-        }
-        if asked.elapsed() > patience {
-            return None;
-        }
-        std::thread::sleep(LOOK_EVERY);
+fn synchronised(answers: &Receiver<Answer>) -> Result<bool, Refused> {
+    match answers.recv_timeout(SYNC_PATIENCE) {
+        Ok(Answer::Synchronised { protected }) => Ok(protected),
+        Ok(Answer::Done(_)) | Err(_) => Err(Refused::Unacknowledged),
     }
 }
 
@@ -173,22 +132,14 @@ fn key_of(flow: &FlowName) -> Result<FlowKey, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use engine::AgentLink;
-    use rtrb::RingBuffer;
+    use crate::agents::tests::Rig;
+    use engine::memory::MemoryBuf;
+    use engine::{AgentLink, Instruct, Instruction, Notice};
     use telemetry::control::Proto;
 
-    fn pair() -> (Instructions, AgentLink<Mbuf>) {
-        let (instructions, from_us) = RingBuffer::new(4);
-        let (to_us, notices) = RingBuffer::new(4);
-        let ends = AgentEnds {
-            instructions,
-            notices,
-        };
-        let link = AgentLink {
-            instructions: from_us,
-            notices: to_us,
-        };
-        (Instructions::new(vec![ends]), link)
+    fn pair() -> (Instructions, AgentLink<MemoryBuf>) {
+        let Rig { events, link, .. } = Rig::start(vec![]);
+        (Instructions::new(events), link)
     }
 
     fn flow() -> FlowName {
@@ -203,10 +154,10 @@ mod tests {
 
     /// A worker that answers as it is told, on a thread of its own; returns what it was asked.
     fn answering(
-        mut link: AgentLink<Mbuf>,
+        mut link: AgentLink<MemoryBuf>,
         count: usize,
         outcome: Result<(), Refusal>,
-    ) -> std::thread::JoinHandle<Vec<Instruction<Mbuf>>> {
+    ) -> std::thread::JoinHandle<Vec<Instruction<MemoryBuf>>> {
         std::thread::spawn(move || {
             let mut asked = vec![];
             while asked.len() < count {

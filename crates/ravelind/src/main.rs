@@ -1,6 +1,7 @@
 //! `ravelind`, the daemon of one node: wiring only. What it wires is in the other crates; what
 //! each module here adds is threads, rings, sockets and reports.
 
+mod agents;
 mod clock;
 mod common_requests;
 mod common_store;

@@ -45,6 +45,7 @@ pub(crate) struct Refusal {
 #[derive(Debug)]
 pub(crate) struct Policies {
     zones: Zones,
+    agents: Vec<String>,
     node: Arc<NodeShared>,
     offered: Mutex<Option<(PolicyText, NodeId)>>,
     /// How often a text was offered, and how often what was offered was taken up.
@@ -55,9 +56,15 @@ pub(crate) struct Policies {
 
 impl Policies {
     /// With the rules of the configuration, which the workers have already.
-    pub(crate) fn new(rules: &RuleSet, file: PathBuf, node: Arc<NodeShared>) -> Self {
+    pub(crate) fn new(
+        rules: &RuleSet,
+        agents: Vec<String>,
+        file: PathBuf,
+        node: Arc<NodeShared>,
+    ) -> Self {
         Self {
             zones: rules.zones().clone(),
+            agents,
             node,
             offered: Mutex::default(),
             offers: AtomicU64::new(0),
@@ -82,7 +89,7 @@ impl Policies {
         source: &str,
         generation: u32,
     ) -> Result<config::RulesFile, config::ConfigError> {
-        config::rules_from_str(text, source, &self.zones, generation)
+        config::rules_from_str(text, source, &self.zones, &self.agents, generation)
     }
 
     /// A text that was loaded on a node shall be in force. Of several that wait only the last
@@ -233,7 +240,7 @@ mod tests {
             targets: vec![state::NodeSet::EMPTY; NODES_MAX],
         };
         let node = Arc::new(NodeShared::new(view, Policy::new(&rules)));
-        Policies::new(&rules, "n1.toml".into(), node)
+        Policies::new(&rules, vec![], "n1.toml".into(), node)
     }
 
     fn text(generation: u32, text: &str) -> PolicyText {

@@ -11,9 +11,9 @@ use engine::{AgentLink, Cross, FlowPage, Links, LogEntry, NodeShared, Worker, Wo
 use replication::{ToSync, ToWorker};
 use rtrb::{Consumer, Producer, RingBuffer};
 
+use crate::agents::AgentEnds;
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::flow_requests::AgentEnds;
 use crate::idle::Rest;
 use crate::pin;
 use crate::state::Board;
@@ -49,7 +49,7 @@ pub(crate) struct Built {
     /// For the control socket.
     pub(crate) pages: (Producer<FlowPage>, Consumer<FlowPage>),
     pub(crate) log: Consumer<LogEntry>,
-    pub(crate) agent: AgentEnds,
+    pub(crate) agent: AgentEnds<dpdk::Mbuf>,
 }
 
 /// Makes all workers and the other ends of their rings.

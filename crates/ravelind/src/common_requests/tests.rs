@@ -106,7 +106,7 @@ fn common(text: &str, store: impl FnOnce(&Arc<Policies>) -> Arc<dyn CommonStore>
         None => &members[..0],
     };
     let node = Arc::new(NodeShared::new(view(members), Policy::new(&config.rules)));
-    let policies = Policies::new(&config.rules, "n.toml".into(), node.clone());
+    let policies = Policies::new(&config.rules, vec![], "n.toml".into(), node.clone());
     let policies = Arc::new(policies);
     Common {
         board: Arc::new(Board {
@@ -133,7 +133,7 @@ fn common(text: &str, store: impl FnOnce(&Arc<Policies>) -> Arc<dyn CommonStore>
     }
 }
 
-fn alone() -> Common {
+pub(crate) fn alone() -> Common {
     common(SINGLE, |policies| {
         let policies = policies.clone();
         let publish = move |map: &CommonMap, _| {

@@ -88,6 +88,11 @@ struct Clients {
 }
 
 impl Bound {
+    /// The socket for who speaks another protocol over it, and what removes its file when dropped.
+    pub fn into_listener(self) -> (std::os::unix::net::UnixListener, impl Send + use<>) {
+        (self.listener, self.socket)
+    }
+
     /// Starts to accept clients. The threads inherit the caller's CPU affinity: call it from a
     /// thread that is not pinned to a poll mode core.
     pub fn serve(self, handler: impl Handler, limits: Limits) -> io::Result<Server> {

@@ -1,0 +1,446 @@
+//! The dispatcher between a worker's rings, played by the test, and agents over real sockets.
+
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use agent::{Client, ClientError, Done, Flow, Request, ToAgent, ToDaemon, frame};
+use config::{Config, WhenGone};
+use engine::memory::MemoryBuf;
+use engine::port::PacketBuf;
+use engine::{AgentLink, ForAgent, Instruct, Instruction, NodeShared, Notice, Policy};
+use rtrb::RingBuffer;
+use state::{Class, CommonKind, Dir, FlowKey, FlowRecord, Life, SyncMode, Verdict};
+use telemetry::counters::{Counts, CountsReader};
+use wire::build;
+
+use super::dispatch::{AgentCounter, AgentEnds, Dispatcher, Event};
+use super::link::{Reception, accept};
+use crate::common_requests::Common;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A dispatcher on a thread of its own, and the worker's side.
+pub(crate) struct Rig {
+    pub(crate) events: SyncSender<Event>,
+    pub(crate) link: AgentLink<MemoryBuf>,
+    node: Arc<NodeShared>,
+    counts: CountsReader<AgentCounter>,
+}
+
+impl Rig {
+    pub(crate) fn start(agents: Vec<config::Agent>) -> Self {
+        let (instructions, from_us) = RingBuffer::new(64);
+        let (to_us, notices) = RingBuffer::new(64);
+        let (events, dispatched) = sync_channel(super::EVENTS);
+        let config = Config::parse(
+            include_str!("../../../../examples/single.toml"),
+            "n.toml",
+            "",
+        );
+        let config = config.expect("the example is good");
+        let view = crate::daemon::first_view(&config);
+        let node = Arc::new(NodeShared::new(view, Policy::new(&config.rules)));
+        let ends = AgentEnds {
+            instructions,
+            notices,
+        };
+        let counts = Counts::new();
+        let reader = counts.reader();
+        let mut dispatcher = Dispatcher::new(dispatched, vec![ends], &agents, node.clone(), counts);
+        std::thread::spawn(move || {
+            loop {
+                dispatcher.turn();
+            }
+        });
+        Self {
+            events,
+            link: AgentLink {
+                instructions: from_us,
+                notices: to_us,
+            },
+            node,
+            counts: reader,
+        }
+    }
+
+    /// The next instruction, with its answer given.
+    fn carry_out(&mut self) -> Instruction<MemoryBuf> {
+        let Instruct { token, instruction } = wait(|| self.link.instructions.pop().ok());
+        let outcome = Ok(());
+        match instruction {
+            Instruction::Ask { .. } => self.notify(Notice::Flow {
+                token,
+                outcome: Ok(record()),
+            }),
+            _ => self.notify(Notice::Done { token, outcome }),
+        }
+        if matches!(instruction, Instruction::Synchronise { .. }) {
+            let protected = true;
+            self.notify(Notice::Synchronised { token, protected });
+        }
+        instruction
+    }
+
+    fn notify(&mut self, notice: Notice<MemoryBuf>) {
+        self.link.notices.push(notice).expect("there is room");
+    }
+
+    fn packet(&mut self, data: &[u8]) {
+        self.notify(Notice::Packet {
+            key: key(),
+            agent: Some(0),
+            origin: origin(),
+            dir: origin(),
+            port: 7,
+            buf: MemoryBuf::new(&tcp(data)),
+        });
+    }
+
+    fn count(&self, counter: AgentCounter) -> u64 {
+        self.counts.value(counter)
+    }
+
+    /// The payload of the packet that is delivered next.
+    fn delivered(&mut self) -> Vec<u8> {
+        match self.carry_out() {
+            Instruction::Deliver { port: 7, buf } => buf.data()[tcp(b"").len()..].to_vec(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A rig with a socket before it.
+struct Served {
+    rig: Rig,
+    common: Arc<Common>,
+    dir: tempfile::TempDir,
+}
+
+impl Served {
+    fn start(when_gone: WhenGone, queue: u32) -> Self {
+        let agent = config::Agent {
+            name: "ftp".into(),
+            command: vec![],
+            when_gone,
+            queue,
+        };
+        let rig = Rig::start(vec![agent]);
+        let common = Arc::new(crate::common_requests::tests::alone());
+        let dir = tempfile::tempdir().expect("a folder");
+        let listener = UnixListener::bind(dir.path().join("s")).expect("bound");
+        let reception = Reception {
+            names: vec!["ftp".into()],
+            queues: vec![queue],
+            events: rig.events.clone(),
+            common: common.clone(),
+        };
+        std::thread::spawn(move || accept(&listener, &reception));
+        Self { rig, common, dir }
+    }
+
+    fn connect(&self) -> Result<Client, ClientError> {
+        Client::connect(&self.dir.path().join("s"), "ftp")
+    }
+
+    fn raw(&self) -> std::os::unix::net::UnixStream {
+        std::os::unix::net::UnixStream::connect(self.dir.path().join("s")).expect("connects")
+    }
+
+    fn is(&self, what: ForAgent) {
+        wait(|| (self.rig.node.agents.get(0) == what).then_some(()));
+    }
+}
+
+fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < LIMIT, "it does not come about");
+        std::thread::yield_now();
+    }
+}
+
+fn key() -> FlowKey {
+    let ends = (
+        state::v4_mapped([10, 1, 0, 10]),
+        state::v4_mapped([10, 2, 0, 10]),
+    );
+    FlowKey::new(ends.0, ends.1, 40000, 21, 6).0
+}
+
+fn origin() -> Dir {
+    let client = state::v4_mapped([10, 1, 0, 10]);
+    [Dir::AToB, Dir::BToA]
+        .into_iter()
+        .find(|dir| key().source(*dir).0 == client)
+        .expect("an end")
+}
+
+fn flow() -> Flow {
+    Flow {
+        proto: 6,
+        src: "10.1.0.10".parse().unwrap(),
+        sport: 40000,
+        dst: "10.2.0.10".parse().unwrap(),
+        dport: 21,
+    }
+}
+
+fn tcp(data: &[u8]) -> Vec<u8> {
+    let (from, to) = ("10.1.0.10:40000", "10.2.0.10:21");
+    let flags = wire::tcp::ACK | wire::tcp::PSH;
+    build::tcp(
+        from.parse().unwrap(),
+        to.parse().unwrap(),
+        flags,
+        1,
+        1,
+        data,
+    )
+}
+
+fn record() -> FlowRecord {
+    FlowRecord {
+        key: key(),
+        incarnation: 1,
+        class: Class {
+            origin: origin(),
+            sync: SyncMode::Ack,
+            zone_from: 0,
+            zone_to: 1,
+        },
+        life: Life::Alive,
+        progress: Default::default(),
+        verdict: Verdict {
+            generation: 1,
+            rule: 77,
+        },
+        mark: Default::default(),
+        tcp: Default::default(),
+        nat: None,
+    }
+}
+
+fn given(client: &mut Client) -> agent::Packet {
+    match client.receive().expect("a message") {
+        ToAgent::Packet(packet) => packet,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn packets_go_to_their_agent_and_come_back_as_it_says() {
+    let mut served = Served::start(WhenGone::Bypass, 8);
+    served.is(ForAgent::Pass);
+    let mut client = served.connect().expect("taken");
+    served.is(ForAgent::Divert);
+    for data in [b"one", b"two", b"six"] {
+        served.rig.packet(data);
+    }
+    let packets: Vec<_> = (0..3).map(|_| given(&mut client)).collect();
+    assert_eq!((packets[0].flow, packets[0].from_opener), (flow(), true));
+    assert_eq!(packets[1].frame, tcp(b"two"));
+    client.deliver_rewritten(packets[1].id, tcp(b"2")).unwrap();
+    client.discard(packets[0].id).unwrap();
+    client.deliver(packets[2].id).unwrap();
+    assert_eq!(served.rig.delivered(), b"2");
+    assert!(matches!(
+        served.rig.carry_out(),
+        Instruction::Discard { .. }
+    ));
+    assert_eq!(served.rig.delivered(), b"six");
+    wait(|| (served.rig.count(AgentCounter::Delivered) == 2).then_some(()));
+    assert_eq!(served.rig.count(AgentCounter::Rewritten), 1);
+}
+
+/// What an agent says that it may not say ends its connection and changes nothing.
+#[test]
+fn nonsense_ends_the_connection_and_the_packets_go_on() {
+    let mut served = Served::start(WhenGone::Bypass, 8);
+    let stray = build::udp(
+        "10.1.0.10:40000".parse().unwrap(),
+        "10.2.0.10:21".parse().unwrap(),
+        b"x",
+    );
+    for (n, nonsense) in [
+        ToDaemon::Deliver {
+            id: 4711,
+            frame: None,
+        },
+        ToDaemon::Hello {
+            version: 1,
+            name: "ftp".into(),
+        },
+        ToDaemon::Discard { id: 0 },
+    ]
+    .iter()
+    .map(Some)
+    .chain([None])
+    .enumerate()
+    {
+        let mut stream = served.raw();
+        let hello = ToDaemon::Hello {
+            version: agent::PROTOCOL_VERSION,
+            name: "ftp".into(),
+        };
+        frame::write(&mut stream, &hello).unwrap();
+        let read = |stream: &mut _| frame::read::<ToAgent>(stream, frame::LEN_MAX);
+        assert!(matches!(read(&mut stream), Ok(ToAgent::Welcome { .. })));
+        served.rig.packet(b"kept");
+        let Ok(ToAgent::Packet(packet)) = read(&mut stream) else {
+            panic!("the packet");
+        };
+        match nonsense {
+            Some(message) => frame::write(&mut stream, message).unwrap(),
+            None => {
+                let frame = Some(stray.clone());
+                let id = packet.id;
+                frame::write(&mut stream, &ToDaemon::Deliver { id, frame }).unwrap();
+            }
+        }
+        assert_eq!(served.rig.delivered(), b"kept", "unchanged");
+        assert!(read(&mut stream).is_err(), "closed");
+        served.is(ForAgent::Pass);
+        wait(|| (served.rig.count(AgentCounter::Malformed) == n as u64 + 1).then_some(()));
+    }
+    // Not even a message.
+    let client = served.connect().expect("taken again");
+    drop(client);
+    served.is(ForAgent::Pass);
+    assert_eq!(served.rig.count(AgentCounter::Malformed), 4);
+}
+
+#[test]
+fn who_is_not_known_or_there_already_is_refused_with_the_reason() {
+    let served = Served::start(WhenGone::Drop, 8);
+    served.is(ForAgent::Drop);
+    let socket = served.dir.path().join("s");
+    let refused = |name: &str| match Client::connect(&socket, name) {
+        Err(ClientError::Refused(reason)) => reason,
+        other => panic!("{other:?}"),
+    };
+    assert!(refused("sip").contains("the agents are ftp"));
+    let _client = served.connect().expect("taken");
+    assert!(refused("ftp").contains("connected already"));
+    let mut stream = served.raw();
+    let old = ToDaemon::Hello {
+        version: 0,
+        name: "ftp".into(),
+    };
+    frame::write(&mut stream, &old).unwrap();
+    let Ok(ToAgent::Refused { reason }) = frame::read(&mut stream, frame::LEN_MAX) else {
+        panic!("refused");
+    };
+    assert!(reason.contains("version 0"), "{reason}");
+    served.is(ForAgent::Divert);
+    wait(|| (served.rig.count(AgentCounter::Refused) == 3).then_some(()));
+}
+
+/// A slow agent fills its own queue; what waits for one that is gone is given to the next.
+#[test]
+fn a_queue_is_bounded_and_held_packets_wait_for_the_next() {
+    let mut served = Served::start(WhenGone::Hold, 2);
+    served.is(ForAgent::Divert);
+    let client = served.connect().expect("taken");
+    for data in [b"1", b"2", b"3"] {
+        served.rig.packet(data);
+    }
+    assert!(matches!(
+        served.rig.carry_out(),
+        Instruction::Discard { .. }
+    ));
+    wait(|| (served.rig.count(AgentCounter::QueueFull) == 1).then_some(()));
+    drop(client);
+    let mut next = wait(|| served.connect().ok());
+    for data in [b"1", b"2"] {
+        let packet = given(&mut next);
+        assert!(packet.frame.ends_with(data));
+        next.deliver(packet.id).unwrap();
+        assert_eq!(served.rig.delivered(), data);
+    }
+}
+
+#[test]
+fn requests_are_carried_out_and_answered_by_their_tokens() {
+    let mut served = Served::start(WhenGone::Bypass, 8);
+    let mut client = served.connect().expect("taken");
+    let sync = client
+        .ask(Request::Synchronise {
+            flow: flow(),
+            hold: true,
+        })
+        .unwrap();
+    assert!(matches!(
+        served.rig.carry_out(),
+        Instruction::Synchronise { hold: true, .. }
+    ));
+    let complete = |token| ToAgent::Answer {
+        token,
+        outcome: Ok(Done::Complete),
+    };
+    assert_eq!(client.receive().unwrap(), complete(sync));
+    let protected = true;
+    assert_eq!(
+        client.receive().unwrap(),
+        ToAgent::Synchronised {
+            token: sync,
+            protected
+        }
+    );
+
+    // The data connection of a passive transfer: in the zones and under the rule of its parent.
+    let wanted = agent::Expectation {
+        parent: flow(),
+        from_opener: true,
+        proto: 6,
+        src: Some(flow().src),
+        dst: flow().dst,
+        dport: 5000,
+        mark: 0,
+        once: true,
+        for_ms: 30_000,
+    };
+    let expect = client.ask(Request::Expect(wanted.clone())).unwrap();
+    assert!(matches!(served.rig.carry_out(), Instruction::Ask { .. }));
+    assert_eq!(client.receive().unwrap(), complete(expect));
+    let entries = served
+        .common
+        .store
+        .of_kind(CommonKind::Expectation)
+        .unwrap();
+    let Some(state::CommonValue::Expectation(made)) = &entries[0].value else {
+        panic!("{entries:?}");
+    };
+    assert_eq!((made.zone_from, made.zone_to, made.rule), (0, 1, 77));
+    let short = agent::Expectation {
+        for_ms: 5,
+        ..wanted
+    };
+    client.ask(Request::Expect(short)).unwrap();
+    served.rig.carry_out();
+    let refused = client.receive().unwrap();
+    assert!(
+        matches!(
+            refused,
+            ToAgent::Answer {
+                outcome: Err(_),
+                ..
+            }
+        ),
+        "{refused:?}"
+    );
+
+    let block = client
+        .ask(Request::Block {
+            source: "192.0.2.7".parse().unwrap(),
+            for_ms: 60_000,
+            note: "bounce".into(),
+        })
+        .unwrap();
+    assert_eq!(client.receive().unwrap(), complete(block));
+    assert_eq!(served.common.store.count(CommonKind::Block), 1);
+}
