@@ -4,13 +4,12 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use agent::{Expectation, Flow, Packet};
+use wire::ip::TCP;
 
 use crate::session::Session;
 
 /// Control connections that are followed; the one opened first is given up for a further one.
 const SESSIONS_MAX: usize = 1 << 16;
-/// The IP protocol number.
-const TCP: u8 = 6;
 
 /// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]

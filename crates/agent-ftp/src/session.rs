@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use agent::{Expectation, Flow};
+use wire::ip::TCP;
 
 use crate::line::{self, Command, Lines, Reply};
 use crate::stream::Stream;
@@ -13,7 +14,6 @@ const FOR_MS: u64 = 60_000;
 const PORT_MIN: u16 = 1024;
 /// Passive commands that may wait for their replies.
 const ASKED_MAX: u32 = 64;
-const TCP: u8 = 6;
 
 /// A control connection.
 #[derive(Debug)]

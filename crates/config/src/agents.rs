@@ -8,8 +8,8 @@ use crate::keys::{AGENT, AGENTS};
 use crate::reader::Section;
 use crate::{Agent, Agents, Fault, WhenGone, timers};
 
-/// Flows and packets name an agent by a bit of a word.
-const AGENTS_MAX: usize = 32;
+/// How many agents a node may have.
+pub const AGENTS_MAX: usize = 32;
 
 pub(crate) fn agents(top: &Section<'_>, base: &Path) -> Agents {
     let section = top.section("agents", AGENTS);
@@ -44,12 +44,7 @@ pub(crate) fn agents(top: &Section<'_>, base: &Path) -> Agents {
             queue: section.integer_or("queue", 1..=65_536, 256) as u32,
         });
     }
-    Agents {
-        socket: socket.socket,
-        mode: socket.mode,
-        group: socket.group,
-        list,
-    }
+    Agents { socket, list }
 }
 
 /// A program and its arguments.

@@ -350,7 +350,7 @@ pub enum Fault {
     NoAgents(String),
     #[error("a rule that lets nothing pass has nothing for an agent; leave it out")]
     AgentOfDenied,
-    #[error("{0} agents; a node has at most 32")]
+    #[error("{0} agents; a node has at most {max}", max = crate::AGENTS_MAX)]
     TooManyAgents(usize),
     #[error("an empty command; name a program, or leave the key out when somebody else starts it")]
     EmptyCommand,

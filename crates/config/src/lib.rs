@@ -28,6 +28,7 @@ mod timers;
 mod types;
 mod value;
 
+pub use agents::AGENTS_MAX;
 pub use error::{ConfigError, Doubt, Fault, Position, Problem, Warning};
 pub use keys::KEYS;
 pub use rules_file::{RulesFile, rules_from_str};

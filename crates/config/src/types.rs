@@ -260,7 +260,7 @@ pub struct Worker {
     pub hold: Option<u32>,
 }
 
-/// The control socket.
+/// A Unix socket: the control socket, or that of the agents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Control {
     /// Its path.
@@ -274,13 +274,9 @@ pub struct Control {
 /// The protocol agents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agents {
-    /// The path of the socket at which they connect.
-    pub socket: PathBuf,
-    /// Its permission bits.
-    pub mode: u32,
-    /// The group that it belongs to, by name; `None` leaves it the daemon's.
-    pub group: Option<String>,
-    /// Those that may connect, at most 32, in the file's order: a rule has an index into it.
+    /// The socket at which they connect.
+    pub socket: Control,
+    /// Those that may connect, at most [`AGENTS_MAX`](crate::AGENTS_MAX), in the file's order: a rule has an index into it.
     pub list: Vec<Agent>,
 }
 

@@ -674,8 +674,11 @@ fn agents_are_numbered_in_the_files_order() {
     );
     let config = Config::parse(&text, "n1.toml", "/etc/x").unwrap();
     let agents = &config.agents;
-    assert_eq!(agents.socket.to_str(), Some("/etc/x/a.sock"));
-    assert_eq!((agents.mode, agents.group.as_deref()), (0o600, Some("ftp")));
+    assert_eq!(agents.socket.socket.to_str(), Some("/etc/x/a.sock"));
+    assert_eq!(
+        (agents.socket.mode, agents.socket.group.as_deref()),
+        (0o600, Some("ftp"))
+    );
     assert_eq!(agents.names(), ["sip", "ftp"]);
     assert_eq!(agents.list[1].command, ["/bin/ftp", "-v"]);
     let gone = |n: usize| (agents.list[n].when_gone, agents.list[n].queue);

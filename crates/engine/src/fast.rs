@@ -93,16 +93,16 @@ impl<P: Port> Worker<P> {
             return Seen::Unusual;
         }
         let (sport, dport) = (quick.sport, quick.dport);
-        let hash = buf.rss_hash().map(Slot::of_hash);
+        let given = buf.rss_hash().map(Slot::of_hash);
         let (key, dir, slot, last) = match &ends {
             Ends::V4(src, dst) => {
                 let (key, dir) = FlowKey::of_v4(*src, *dst, sport, dport, quick.proto);
-                let slot = hash.unwrap_or_else(|| state::slot_of_v4(*src, *dst, sport, dport));
+                let slot = given.unwrap_or_else(|| state::slot_of_v4(*src, *dst, sport, dport));
                 (key, dir, slot, *dst as u8)
             }
             Ends::V6(src, dst) => {
                 let (key, dir) = FlowKey::new(*src, *dst, sport, dport, quick.proto);
-                let slot = hash.unwrap_or_else(|| state::slot_of(&key));
+                let slot = given.unwrap_or_else(|| state::slot_of(&key));
                 (key, dir, slot, dst[15])
             }
         };

@@ -8,7 +8,7 @@
 //! is told ([`Notice::Synchronised`]), and hands it over for delivery ([`Instruction::Deliver`]).
 //!
 //! Buffers are the worker's: every packet that an agent is given comes back, to be delivered or to
-//! be dropped, so that no other thread ever frees one. All queues are bounded by the rings; an
+//! be dropped, so that no other thread frees any unless the ring is full. All queues are bounded by the rings; an
 //! instruction that cannot be carried out is answered with a reason and changes nothing.
 
 use std::collections::VecDeque;

@@ -64,22 +64,10 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
     ])
     .map_err(Error::Signals)?;
     // Claimed first: a second daemon on the same socket must not touch the devices.
-    let socket = Endpoint {
-        path: config.control.socket.clone(),
-        mode: config.control.mode,
-        group: config.control.group.clone(),
-    }
-    .bind()?;
+    let socket = endpoint(&config.control).bind()?;
     let agents_socket = match &config.agents {
         agents if agents.list.is_empty() => None,
-        agents => {
-            let endpoint = Endpoint {
-                path: agents.socket.clone(),
-                mode: agents.mode,
-                group: agents.group.clone(),
-            };
-            Some(endpoint.bind()?.into_listener())
-        }
+        agents => Some(endpoint(&agents.socket).bind()?.into_listener()),
     };
 
     let config = Arc::new(config);
@@ -335,6 +323,14 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
     result
 }
 
+fn endpoint(socket: &config::Control) -> Endpoint {
+    Endpoint {
+        path: socket.socket.clone(),
+        mode: socket.mode,
+        group: socket.group.clone(),
+    }
+}
+
 /// Lets agents connect, and starts the programs of those that have one.
 fn serve_agents<F: Send>(
     config: &Arc<Config>,
@@ -358,7 +354,7 @@ fn serve_agents<F: Send>(
     })?;
     let mut threads = vec![];
     for agent in config.agents.list.iter().filter(|a| !a.command.is_empty()) {
-        let (agent, socket) = (agent.clone(), config.agents.socket.clone());
+        let (agent, socket) = (agent.clone(), config.agents.socket.socket.clone());
         let (stop, events) = (stop.clone(), events.clone());
         let name = format!("agent-{}", agent.name);
         threads.push(pin::spawn(&name, None, move || {

@@ -1,6 +1,7 @@
 //! Instructions about single flows that come over the control socket: a second software entity
 //! beside the packet engine.
 
+use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -111,22 +112,26 @@ fn synchronised(answers: &Receiver<Answer>) -> Result<bool, Refused> {
 }
 
 fn key_of(flow: &FlowName) -> Result<FlowKey, Failure> {
-    let (src, dst) = (flow.src.to_canonical(), flow.dst.to_canonical());
-    if src.is_ipv4() != dst.is_ipv4() {
-        return Err(Failure {
-            kind: FailureKind::BadRequest,
-            message: format!("{src} and {dst} are of different IP versions: use one"),
-        });
-    }
-    let addresses = (wire::addr_from_ip(src), wire::addr_from_ip(dst));
-    let (key, _) = FlowKey::new(
-        addresses.0,
-        addresses.1,
-        flow.sport,
-        flow.dport,
-        flow.proto.0,
-    );
-    Ok(key)
+    let (source, destination) = ((flow.src, flow.sport), (flow.dst, flow.dport));
+    key_between(source, destination, flow.proto.0).ok_or_else(|| Failure {
+        kind: FailureKind::BadRequest,
+        message: format!(
+            "{} and {} are of different IP versions: use one",
+            flow.src, flow.dst
+        ),
+    })
+}
+
+/// The key of the flow between two ends; `None` when they are of different IP versions.
+pub(crate) fn key_between(
+    (src, sport): (IpAddr, u16),
+    (dst, dport): (IpAddr, u16),
+    proto: u8,
+) -> Option<FlowKey> {
+    let (src, dst) = (src.to_canonical(), dst.to_canonical());
+    let ends = (wire::addr_from_ip(src), wire::addr_from_ip(dst));
+    let key = || FlowKey::new(ends.0, ends.1, sport, dport, proto).0;
+    (src.is_ipv4() == dst.is_ipv4()).then(key)
 }
 
 #[cfg(test)]

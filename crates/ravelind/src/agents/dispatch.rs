@@ -16,6 +16,12 @@ use state::{Dir, FlowKey, FlowRecord, Progress, slot_of, worker_of};
 use telemetry::counters::Counts;
 
 use super::link::CommonJob;
+use crate::flow_requests::key_between;
+
+const _: () = assert!(
+    config::AGENTS_MAX == engine::AGENTS_MAX,
+    "workers are told of every agent that a configuration may have"
+);
 
 /// Requests of one agent that may be under way.
 const REQUESTS_MAX: usize = 64;
@@ -708,7 +714,8 @@ impl<B: PacketBuf> Dispatcher<B> {
             | Request::Synchronise { flow, .. }
             | Request::Ask { flow } => (flow, Err(request)),
         };
-        let Some(key) = key_of(&flow) else {
+        let (source, destination) = ((flow.src, flow.sport), (flow.dst, flow.dport));
+        let Some(key) = key_between(source, destination, flow.proto) else {
             let why = "its two addresses are of different IP versions".to_owned();
             return self.answer(connection, token, Err(why));
         };
@@ -838,11 +845,4 @@ fn flow_state(record: &FlowRecord) -> FlowState {
         replied: record.progress.contains(Progress::seen(Dir::AToB))
             && record.progress.contains(Progress::seen(Dir::BToA)),
     }
-}
-
-fn key_of(flow: &Flow) -> Option<FlowKey> {
-    let (src, dst) = (flow.src.to_canonical(), flow.dst.to_canonical());
-    let ends = (wire::addr_from_ip(src), wire::addr_from_ip(dst));
-    let key = || FlowKey::new(ends.0, ends.1, flow.sport, flow.dport, flow.proto).0;
-    (src.is_ipv4() == dst.is_ipv4()).then(key)
 }
