@@ -13,13 +13,16 @@ use telemetry::control::{Drain, DrainPhase, Flow, FlowRole, Status};
 use telemetry::counters::CounterReport;
 
 use crate::node_config::Settings;
-use crate::process::{Process, Spawn, fresh_log};
+use crate::process::{Process, Spawn, fresh_log, log_end};
 use crate::program::{Binaries, run};
 use crate::wait::{Interrupt, Poll, monotonic_ns, wait_until};
 use crate::{Error, Result, Topology};
 
 /// How often a condition of the cluster is looked at: each look asks each node.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How much of a node's log an error has.
+const LOG_LINES: usize = 30;
 
 /// Daemons in a topology. Dropping it ends them, and then takes the topology down.
 #[derive(Debug)]
@@ -242,7 +245,7 @@ impl Cluster {
     pub fn wait_whole(&mut self, limit: Duration, interrupt: &Interrupt) -> Result<u64> {
         let living = self.living();
         let names: Vec<String> = living.iter().map(|index| format!("n{index}")).collect();
-        wait_until(
+        let whole = wait_until(
             "the cluster to be active and redundant",
             limit,
             LOOK_EVERY,
@@ -262,7 +265,31 @@ impl Cluster {
                 }
                 Ok(Poll::Ready(monotonic_ns()))
             },
-        )
+        );
+        whole.map_err(|error| match error {
+            Error::Timeout {
+                what,
+                after,
+                detail,
+            } => Error::Timeout {
+                what,
+                after,
+                detail: detail + &self.account(),
+            },
+            error => error,
+        })
+    }
+
+    /// What every living node says of itself, and the end of its log: for the error that
+    /// a cluster which does not come about ends with, since nothing of it is left afterwards.
+    fn account(&self) -> String {
+        let of_node = |index: usize| {
+            let status = self.ask(index, &["status"]);
+            let status = status.unwrap_or_else(|error| error.to_string());
+            let log = log_end(&self.logs.join(format!("n{index}.log")), LOG_LINES);
+            format!("\n== n{index} says\n{status}\n== the end of its log\n{log}")
+        };
+        self.living().into_iter().map(of_node).collect()
     }
 
     /// Leaves daemons and topology in place when this value is dropped.

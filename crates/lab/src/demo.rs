@@ -10,7 +10,7 @@ use crate::echo::EchoReport;
 use crate::flowgen::FlowGenerator;
 use crate::node_config::Settings;
 use crate::probe::{Received, Sent};
-use crate::process::{Spawn, fresh_log};
+use crate::process::{Spawn, fresh_log, log_end};
 use crate::program::Binaries;
 use crate::progress::Progress;
 use crate::report::Report;
@@ -193,7 +193,8 @@ impl Scenario {
             self.slow_downloads
         ));
         let orders = self.orders(&big, &slow);
-        let mut downloads = Downloads::start(orders, &client, &state, &fresh_log(&logs, "curl")?)?;
+        let curl_log = fresh_log(&logs, "curl")?;
+        let mut downloads = Downloads::start(orders, &client, &state, &curl_log)?;
         let all = downloads.len();
         wait_until(
             "every download to begin",
@@ -205,7 +206,11 @@ impl Scenario {
                 Ok(if flowing == all {
                     Poll::Ready(())
                 } else {
-                    Poll::Pending(format!("{flowing} of {all} have"))
+                    Poll::Pending(format!(
+                        "{flowing} of {all} have, {} have not; {}",
+                        downloads.without_a_byte().join(", "),
+                        log_end(&curl_log, 5)
+                    ))
                 })
             },
         )?;

@@ -125,6 +125,14 @@ impl Downloads {
             .count()
     }
 
+    /// The names of those that have received nothing, broken ones too.
+    pub fn without_a_byte(&self) -> Vec<&str> {
+        let arrived = lock(&self.progress);
+        let named = self.orders.iter().zip(arrived.iter());
+        let waiting = named.filter(|(_, arrived)| arrived.bytes == 0);
+        waiting.map(|(order, _)| &order.name[..]).collect()
+    }
+
     /// How many are still under way.
     pub fn open(&self) -> usize {
         lock(&self.progress)

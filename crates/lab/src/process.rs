@@ -243,13 +243,11 @@ impl Process {
 
     /// The error for having ended with this status.
     pub fn ended_error(&self, status: ExitStatus) -> Error {
-        let text = std::fs::read(&self.log).unwrap_or_default();
-        let tail = last_lines(&String::from_utf8_lossy(&text), 15);
         Error::Ended {
             name: self.name.clone(),
             status,
             log: self.log.clone(),
-            tail,
+            tail: log_end(&self.log, 15),
         }
     }
 }
@@ -302,6 +300,12 @@ fn exit_notice(pid: i32) -> Receiver<()> {
         let _ = heard.send(());
     });
     notice
+}
+
+/// The last `lines` lines of a log; nothing when it cannot be read.
+pub(crate) fn log_end(log: &Path, lines: usize) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    last_lines(&String::from_utf8_lossy(&text), lines)
 }
 
 /// Opens a log file of this name in `dir`, fresh.

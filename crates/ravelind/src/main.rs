@@ -19,6 +19,7 @@ mod policies;
 mod ports;
 mod state;
 mod sync;
+mod views;
 mod workers;
 
 use std::path::PathBuf;

@@ -8,8 +8,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use config::{Cluster, Config, Idle};
-use engine::SnapshotReader;
-use membership::View;
 use replication::{Connection, Event as Told, HoldAcks, Options, Output, Replicator, Runs};
 use state::NodeId;
 use telemetry::counters::Counts;
@@ -22,6 +20,7 @@ use crate::error::Error;
 use crate::idle::Rest;
 use crate::pin;
 use crate::state::Board;
+use crate::views::Views;
 use crate::workers::Ends;
 
 /// Messages of one worker, and events of the transport, taken per turn.
@@ -111,7 +110,7 @@ struct SyncCore {
     ends: Vec<Ends>,
     names: HashMap<u8, String>,
     runs: Runs,
-    view: SnapshotReader<View>,
+    views: Views,
     board: Arc<Board>,
     desk: Desk,
     /// How long a source is blocked that scans or floods.
@@ -190,7 +189,7 @@ pub(crate) fn start(
                 ends,
                 names,
                 runs: Runs::default(),
-                view: board.view.reader(),
+                views: Views::new(&board.view, board.node.clone()),
                 board,
                 desk: Desk::new(publish),
                 block_for_ms,
@@ -239,8 +238,6 @@ pub(crate) fn transport_options(
 impl SyncCore {
     async fn run(mut self, idle: Idle) {
         let mut rest = Rest::new(idle);
-        self.replicator
-            .on_view(self.view.value().clone(), monotonic_us());
         while !self.stop.load(Ordering::Relaxed) {
             let now_us = monotonic_us();
             let work = self.turn(now_us);
@@ -282,9 +279,9 @@ impl SyncCore {
 
     fn turn(&mut self, now_us: u64) -> usize {
         let mut work = 0;
-        if self.view.refresh() {
-            self.replicator.on_view(self.view.value().clone(), now_us);
-            self.board.node.view.publish(self.view.value().clone());
+        if let Some(view) = self.views.next() {
+            self.replicator.on_view(view, now_us);
+            self.views.pass_on();
             self.leave_dead_runs();
             work += 1;
         }
@@ -328,7 +325,7 @@ impl SyncCore {
     /// A connection to a run of a peer that is gone would only end by its idle timeout; the peer's
     /// next run is dialed as soon as the view has it.
     fn leave_dead_runs(&mut self) {
-        for member in &self.view.value().members {
+        for member in &self.views.present().members {
             let greeted = self.replicator.connected_run(member.id);
             if (self.runs).is_outlived(member.id, greeted, member.incarnation) {
                 self.endpoint
@@ -339,7 +336,7 @@ impl SyncCore {
 
     /// The run of a peer in the view; 0 when there is none.
     fn run_in_view(&self, peer: NodeId) -> u64 {
-        let members = &self.view.value().members;
+        let members = &self.views.present().members;
         let member = members.iter().find(|m| m.id == peer);
         member.map_or(0, |m| m.incarnation)
     }
