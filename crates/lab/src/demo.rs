@@ -23,8 +23,9 @@ use crate::{Cluster, Error, Result, Topology};
 
 const SERVER_V4: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 10);
 const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 0x10);
-/// The big download's local port, by which its flow is found in the nodes' tables.
-const DOWNLOAD_PORT: u16 = 40_000;
+/// The big download's local port, by which its flow is found in the nodes' tables. None of those that the kernel gives to
+/// other connections, which could have it already.
+const DOWNLOAD_PORT: u16 = 20_000;
 /// How long a tool or the cluster may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How long redundancy may take to be whole again.
