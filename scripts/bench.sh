@@ -9,6 +9,7 @@
 #   bench.sh --runs N            measurements per case and system
 #   bench.sh --window-ms N       how long one of them takes
 #   bench.sh --flows N           flows that failover and snapshot are about (default a million)
+#   bench.sh --workers N         the most workers of the case workers; by default as many as have cpus of their own
 #   bench.sh --out DIR           where the report goes (default target/bench)
 #   bench.sh --built DIR         measure the programs in this folder instead of building them
 #
@@ -78,7 +79,7 @@ parse_arguments() {
 		case $1 in
 		--quick) options+=(--quick) ;;
 		--list) list=yes ;;
-		--systems | --out | --built | --runs | --window-ms | --flows | --id)
+		--systems | --out | --built | --runs | --window-ms | --flows | --workers | --id)
 			[[ -n ${2:-} ]] || die "$1 wants a value"
 			case $1 in
 			--systems) systems=$2 ;;

@@ -26,6 +26,13 @@ main() {
 	expect "its page has a plot" grep -q '<svg' "$work/out/report.html"
 	expect "nothing stays" nothing_of "$pages"
 
+	rm -r "$work/out"
+	# Two workers whether or not there are cpus for them.
+	expect "more than one worker, and no gateway at all" bench --quick --runs 1 --window-ms 200 --workers 2 workers ceiling-1k
+	expect "each has its figure" jq --exit-status '
+		[.cases[] | [.case, .system, .median > 0]] == [["workers-1", "ravelin", true], ["workers-2", "ravelin", true],
+			["ceiling-1k", "testpmd-io", true]]' "$work/out/report.json"
+
 	expect "a case that does not exist is refused" refused forward-2k
 
 	rm -r "$work/out"

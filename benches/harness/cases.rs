@@ -11,6 +11,10 @@ use crate::traffic::{Family, Flows, Proto, Sizes};
 pub(crate) enum Case {
     /// Packets per second of flows that are all in the table already.
     Forward(Flows),
+    /// Packets per second of the same frames through nothing that looks at them.
+    Ceiling(Flows),
+    /// Packets per second by the number of workers.
+    Workers,
     /// New flows per second into an empty table, until one million are there; not replicated.
     NewFlowsNone,
     /// Likewise, and a backup has them; the flag says whether their packets wait for that.
@@ -30,6 +34,10 @@ pub(crate) enum Case {
 /// Flows of the cases that have one number of them.
 pub(crate) const MILLION: u32 = 1_000_000;
 
+/// What the names of cases with flows of some kind begin with.
+const FORWARD: &str = "forward";
+const CEILING: &str = "ceiling";
+
 /// Numbers of flows by name.
 const COUNTS: [(&str, u32); 4] = [
     ("1k", 1_000),
@@ -40,7 +48,7 @@ const COUNTS: [(&str, u32); 4] = [
 
 impl Case {
     /// Every case that a plain run measures.
-    pub(crate) const ALL: [&str; 15] = [
+    pub(crate) const ALL: [&str; 18] = [
         "forward-1k",
         "forward-100k",
         "forward-1m",
@@ -48,6 +56,9 @@ impl Case {
         "forward-1m-tcp",
         "forward-1m-v6",
         "forward-1m-imix",
+        "ceiling-1k",
+        "ceiling-1m",
+        "workers",
         "newflows-none",
         "newflows-async",
         "newflows-ack",
@@ -58,10 +69,11 @@ impl Case {
         "snapshot",
     ];
     /// Those of `--quick`.
-    pub(crate) const QUICK: [&str; 8] = [
+    pub(crate) const QUICK: [&str; 9] = [
         "forward-1k",
         "forward-1m",
         "forward-1m-tcp",
+        "ceiling-1m",
         "newflows-none",
         "newflows-ack",
         "wire-bytes",
@@ -102,8 +114,9 @@ impl Case {
     /// Its flows; `some` is how many, where a case is about any number of them.
     pub(crate) fn flows(self, some: u32) -> Flows {
         match self {
-            Self::Forward(flows) => flows,
-            Self::NewFlowsNone
+            Self::Forward(flows) | Self::Ceiling(flows) => flows,
+            Self::Workers
+            | Self::NewFlowsNone
             | Self::NewFlowsReplicated { .. }
             | Self::WireBytes
             | Self::Memory
@@ -124,10 +137,15 @@ impl fmt::Display for Case {
             Self::HoldLatency => return f.write_str("hold-latency"),
             Self::Failover => return f.write_str("failover"),
             Self::Snapshot => return f.write_str("snapshot"),
-            Self::Forward(flows) => flows,
+            Self::Workers => return f.write_str("workers"),
+            Self::Forward(flows) | Self::Ceiling(flows) => flows,
         };
         let count = COUNTS.iter().find(|(_, count)| *count == flows.count);
-        write!(f, "forward-{}", count.map_or("?", |(name, _)| name))?;
+        let kind = match self {
+            Self::Ceiling(_) => CEILING,
+            _ => FORWARD,
+        };
+        write!(f, "{kind}-{}", count.map_or("?", |(name, _)| name))?;
         let variants = [
             (flows.proto == Proto::Tcp, "-tcp"),
             (flows.family == Family::V6, "-v6"),
@@ -143,7 +161,7 @@ impl fmt::Display for Case {
 /// No case has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "there is no case {0:?}: there are {all}, and forward-{{1k,100k,1m,10m}} with -tcp, -v6, -imix behind it",
+    "there is no case {0:?}: there are {all}, and forward- or ceiling-{{1k,100k,1m,10m}} with -tcp, -v6, -imix behind it",
     all = Case::ALL.join(", ")
 )]
 pub(crate) struct NoCase(String);
@@ -161,13 +179,16 @@ impl FromStr for Case {
             "hold-latency" => return Ok(Self::HoldLatency),
             "failover" => return Ok(Self::Failover),
             "snapshot" => return Ok(Self::Snapshot),
+            "workers" => return Ok(Self::Workers),
             _ => {}
         }
         let none = || NoCase(text.to_owned());
         let mut parts = text.split('-');
-        if parts.next() != Some("forward") {
-            return Err(none());
-        }
+        let kind: fn(Flows) -> Self = match parts.next() {
+            Some(FORWARD) => Self::Forward,
+            Some(CEILING) => Self::Ceiling,
+            _ => return Err(none()),
+        };
         let name = parts.next().ok_or_else(none)?;
         let (_, count) = COUNTS.iter().find(|(n, _)| *n == name).ok_or_else(none)?;
         let mut flows = Flows::udp(*count);
@@ -179,7 +200,7 @@ impl FromStr for Case {
                 _ => return Err(none()),
             }
         }
-        let case = Self::Forward(flows);
+        let case = kind(flows);
         // In this order and each once: a case has one name.
         (case.to_string() == text).then_some(case).ok_or_else(none)
     }

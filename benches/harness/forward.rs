@@ -78,9 +78,9 @@ pub(crate) fn lanes(bench: &Bench, flows: &Flows, system: System) -> Result<Vec<
         Proto::Tcp => &[Part::Syn, Part::SynAck, Part::Data],
     };
     let lane = |part: &Part| {
-        let pcap = pcap::of(flows, *part, &bench.pcaps, &bench.interrupt)?;
+        let pcaps = vec![pcap::of(flows, *part, &bench.pcaps, &bench.interrupt)?];
         let way = system.way(bench, *part)?;
-        Ok(Lane { pcap, way })
+        Ok(Lane { pcaps, way })
     };
     parts.iter().map(lane).collect()
 }
@@ -88,12 +88,24 @@ pub(crate) fn lanes(bench: &Bench, flows: &Flows, system: System) -> Result<Vec<
 /// Measures one system.
 pub(crate) fn measure(bench: &Bench, flows: &Flows, system: System) -> Result<Outcome> {
     let lanes = lanes(bench, flows, system)?;
+    let (rates, notes) = rates(bench, flows, system, &lanes, 1)?;
+    Outcome::of_runs("packets/s", &rates, notes)
+}
+
+/// The rates of all windows with so many workers, and what a reader must know besides.
+pub(crate) fn rates(
+    bench: &Bench,
+    flows: &Flows,
+    system: System,
+    lanes: &[Lane],
+    workers: usize,
+) -> Result<(Vec<f64>, Vec<String>)> {
     let shape = Shape {
         capacity: capacity(flows.count),
         answers: flows.proto == Proto::Tcp,
-        workers: 1,
+        workers,
     };
-    let mut generator = Generator::start(bench, &lanes)?;
+    let mut generator = Generator::start(bench, lanes)?;
     let mut gateway = system.start(bench, shape)?;
     warm(bench, flows, gateway.as_mut(), &mut generator)?;
 
@@ -132,7 +144,7 @@ pub(crate) fn measure(bench: &Bench, flows: &Flows, system: System) -> Result<Ou
         )));
     }
     all_sunk(bench, gateway.as_mut())?;
-    Outcome::of_runs("packets/s", &rates, notes)
+    Ok((rates, notes))
 }
 
 /// Brings every flow into the gateway's table; for TCP by a whole handshake, each part for all flows.

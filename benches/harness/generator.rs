@@ -4,21 +4,20 @@
 //! It is memif's server, so that the gateway can be the client, which need not copy: with huge pages the generator
 //! writes each frame to the gateway's own buffers. So it is there before the gateway.
 //!
-//! It is driven by its prompt, one file at a time. Everything of it runs on one cpu.
+//! It is driven by its prompt, one lane at a time. For a gateway with one worker everything of it runs on one cpu; for more
+//! it has as many forwarding threads and files, each with a queue and a cpu of its own.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::ChildStdin;
 use std::time::Duration;
 
-use lab::wait::{Poll, wait_until};
-use lab::{Error as LabError, Namespace, Process, Spawn};
+use lab::{Error as LabError, Namespace};
 
 use crate::bench::Bench;
 use crate::error::{Error, Result};
-use crate::machine;
+use crate::machine::{self, Cpus};
 use crate::pcap::{self, Pcap};
+use crate::prompt::{Prompt, number};
 use crate::traffic::{Flows, Part};
 
 /// Reading ten million frames into memory takes a while.
@@ -36,8 +35,8 @@ const RING_BUFFER: u32 = 2048;
 /// Frames that go to a gateway's port.
 #[derive(Debug, Clone)]
 pub(crate) struct Lane {
-    /// What is replayed.
-    pub(crate) pcap: Pcap,
+    /// What is replayed, by queue. All lanes of a generator have as many.
+    pub(crate) pcaps: Vec<Pcap>,
     /// Where to.
     pub(crate) way: Way,
 }
@@ -73,9 +72,7 @@ pub(crate) struct Offered {
 /// A running testpmd.
 #[derive(Debug)]
 pub(crate) struct Generator {
-    process: Process,
-    stdin: ChildStdin,
-    log: PathBuf,
+    prompt: Prompt,
     /// By lane: testpmd's number of its file and of its memif port.
     ports: Vec<(usize, usize)>,
     playing: bool,
@@ -90,7 +87,6 @@ impl Generator {
 
     /// Starts it, and waits until its frames are in memory and gateways can connect.
     pub(crate) fn start(bench: &Bench, lanes: &[Lane]) -> Result<Self> {
-        let log = bench.log("testpmd")?;
         let mut ways: Vec<&Way> = vec![];
         for lane in lanes {
             if !ways.contains(&&lane.way) {
@@ -102,12 +98,11 @@ impl Generator {
         if kernel && bench.pages.huge() {
             machine::wait_free(memory_mb, &bench.interrupt)?;
         }
-        let cpu = bench.cpus.others;
+        let queues = lanes.iter().map(|lane| lane.pcaps.len()).max().unwrap_or(1);
         let mut args = vec![
             "--no-pci".to_owned(),
             "--no-telemetry".into(),
-            // The prompt and the forwarding thread, both on one cpu.
-            format!("--lcores=0@{cpu},1@{cpu}"),
+            lcores(&bench.cpus, queues),
             "--file-prefix".into(),
             bench.name("gen"),
             "-m".into(),
@@ -123,16 +118,16 @@ impl Generator {
         let unused = pcap::of(&Flows::udp(1), Part::Data, &bench.pcaps, &bench.interrupt)?;
         let mut ports = vec![];
         for (number, lane) in lanes.iter().enumerate() {
-            let second = if kernel {
-                String::new()
-            } else {
-                format!("rx_pcap={},", unused.path.display())
-            };
+            let mut files: Vec<&Pcap> = lane.pcaps.iter().collect();
+            if !kernel {
+                files.push(&unused);
+            }
+            let files: String = files
+                .iter()
+                .map(|pcap| format!("rx_pcap={},", pcap.path.display()))
+                .collect();
             args.push("--vdev".into());
-            args.push(format!(
-                "net_pcap{number},rx_pcap={},{second}infinite_rx=1",
-                lane.pcap.path.display(),
-            ));
+            args.push(format!("net_pcap{number},{files}infinite_rx=1"));
             let to = ways.iter().position(|way| **way == lane.way);
             ports.push((ways.len() + number, to.expect("every lane's way is listed")));
         }
@@ -142,9 +137,6 @@ impl Generator {
                 "--interactive",
                 "--forward-mode=io",
                 "--burst=64",
-                "--nb-cores=1",
-                if kernel { "--rxq=1" } else { "--rxq=2" },
-                "--txq=1",
                 "--rxd=2048",
                 "--txd=2048",
                 "--no-flush-rx",
@@ -154,34 +146,20 @@ impl Generator {
             ]
             .map(str::to_owned),
         );
+        args.push(format!("--nb-cores={queues}"));
+        args.push(format!("--rxq={}", queues + usize::from(!kernel)));
+        args.push(format!("--txq={queues}"));
         args.push(format!("--total-num-mbufs={}", mbufs(lanes)));
         args.push(format!("--mbuf-size={}", data_room(lanes)));
-        // Line by line, for its output is a file and we read along.
-        let mut spawn = Spawn::new("testpmd", "stdbuf")
-            .args(["--output=L", "dpdk-testpmd"])
-            .args(args);
-        for way in ways {
-            if let Way::Kernel { namespace, .. } = way {
-                spawn = spawn.inside(namespace);
-            }
-        }
-        let mut process = spawn.start(&bench.state, &log)?;
-        let stdin = process.take_stdin().expect("it was started with a pipe");
-        let mut generator = Self {
-            process,
-            stdin,
-            log,
+        let space = ways.iter().find_map(|way| match way {
+            Way::Kernel { namespace, .. } => Some(namespace),
+            Way::Memif(_) => None,
+        });
+        Ok(Self {
+            prompt: Prompt::start(bench, "testpmd", &args, space, START_LIMIT)?,
             ports,
             playing: false,
-        };
-        let said = generator.wait_for(bench, 0, "testpmd>", START_LIMIT)?;
-        if said.contains("Start ports failed") {
-            return Err(Error::Machine(format!(
-                "testpmd cannot use its ports; see {}",
-                generator.log.display()
-            )));
-        }
-        Ok(generator)
+        })
     }
 
     /// Replays one lane, from its beginning to its end and again, until [`Generator::stop`].
@@ -192,18 +170,20 @@ impl Generator {
             // Practically for ever.
             WhenFull::Retry => "set burst tx delay 1 retry 1000000\nset fwd io retry",
         };
-        let begin = self.said()?.len();
-        self.order(&format!("{retry}\nset portlist {file},{port}\nstart\n"))?;
-        self.wait_for(bench, begin, "packets/burst", ANSWER_LIMIT)?;
+        let begin = self.prompt.said()?;
+        self.prompt
+            .order(&format!("{retry}\nset portlist {file},{port}\nstart\n"))?;
+        self.prompt
+            .wait_for(bench, begin, "packets/burst", ANSWER_LIMIT)?;
         self.playing = true;
         Ok(())
     }
 
     /// Ends the replay and tells what it was.
     pub(crate) fn stop(&mut self, bench: &Bench) -> Result<Offered> {
-        let begin = self.said()?.len();
-        self.order("stop\n")?;
-        let said = self.wait_for(bench, begin, "Done.", ANSWER_LIMIT)?;
+        let begin = self.prompt.said()?;
+        self.prompt.order("stop\n")?;
+        let said = self.prompt.wait_for(bench, begin, "Done.", ANSWER_LIMIT)?;
         self.playing = false;
         offered(&said).ok_or(Error::Unreadable {
             from: "testpmd",
@@ -214,40 +194,19 @@ impl Generator {
 
     /// Fails when it has ended.
     pub(crate) fn must_run(&mut self) -> Result<()> {
-        Ok(self.process.must_run()?)
+        self.prompt.must_run()
     }
+}
 
-    fn order(&mut self, words: &str) -> Result<()> {
-        self.process.must_run()?;
-        let written = self.stdin.write_all(words.as_bytes());
-        Ok(written.map_err(LabError::system("tell testpmd"))?)
-    }
-
-    fn said(&self) -> Result<String> {
-        let bytes = fs::read(&self.log).map_err(LabError::file("read", &self.log))?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    }
-
-    /// Waits until it has said this after the first `begin` bytes; returns what it said there.
-    fn wait_for(
-        &mut self,
-        bench: &Bench,
-        begin: usize,
-        what: &str,
-        limit: Duration,
-    ) -> Result<String> {
-        let every = Duration::from_millis(10);
-        let title = format!("testpmd to say {what:?}");
-        Ok(wait_until(&title, limit, every, &bench.interrupt, || {
-            let bytes = fs::read(&self.log).map_err(LabError::file("read", &self.log))?;
-            let said = String::from_utf8_lossy(bytes.get(begin..).unwrap_or_default());
-            if said.contains(what) {
-                return Ok(Poll::Ready(said.into_owned()));
-            }
-            self.process.must_run()?;
-            Ok(Poll::Pending(format!("see {}", self.log.display())))
-        })?)
-    }
+/// The prompt on the cpu of all else, and a forwarding thread for each queue: the first on the same cpu, the others on cpus of
+/// their own as far as there are any beside the workers'.
+fn lcores(cpus: &Cpus, queues: usize) -> String {
+    let threads = cpus.generators(queues);
+    let threads = threads.iter().enumerate();
+    let threads: String = threads
+        .map(|(n, cpu)| format!(",{}@{cpu}", n + 1))
+        .collect();
+    format!("--lcores=0@{}{threads}", cpus.others)
 }
 
 impl Lane {
@@ -323,12 +282,14 @@ pub(crate) fn gateway_device(
 }
 
 fn mbufs(lanes: &[Lane]) -> u32 {
-    lanes.iter().map(|lane| lane.pcap.frames).sum::<u32>() + SPARE_MBUFS
+    let pcaps = lanes.iter().flat_map(|lane| &lane.pcaps);
+    pcaps.map(|pcap| pcap.frames).sum::<u32>() + SPARE_MBUFS
 }
 
 /// Bytes of a buffer: headroom of 128, and the longest frame.
 fn data_room(lanes: &[Lane]) -> u32 {
-    let room = |lane: &Lane| frame_room(lane.pcap.frame_max, lane.kernel());
+    let longest = |lane: &Lane| lane.pcaps.iter().map(|pcap| pcap.frame_max).max();
+    let room = |lane: &Lane| frame_room(longest(lane).unwrap_or(0), lane.kernel());
     128 + lanes.iter().map(room).max().unwrap_or(128)
 }
 
@@ -342,13 +303,9 @@ pub(crate) fn frame_room(frame_max: u32, kernel: bool) -> u32 {
 fn offered(said: &str) -> Option<Offered> {
     let sums = &said[said.find("Accumulated forward statistics")?..];
     let line = sums.lines().find(|line| line.contains("TX-packets:"))?;
-    let number = |label: &str| {
-        let rest = &line[line.find(label)? + label.len()..];
-        rest.split_whitespace().next()?.parse().ok()
-    };
     Some(Offered {
-        sent: number("TX-packets:")?,
-        dropped: number("TX-dropped:")?,
+        sent: number(line, "TX-packets:")?,
+        dropped: number(line, "TX-dropped:")?,
     })
 }
 
@@ -376,11 +333,11 @@ mod tests {
     #[test]
     fn buffers_fit_the_longest_frame() {
         let lane = |frames, frame_max| Lane {
-            pcap: Pcap {
+            pcaps: vec![Pcap {
                 path: PathBuf::new(),
                 frames,
                 frame_max,
-            },
+            }],
             way: Way::Memif(PathBuf::new()),
         };
         let mut kernel = lane(1, 60);

@@ -58,11 +58,35 @@ impl Cpus {
         })
     }
 
+    /// The workers' cpus, from the last usable one down. Of more workers than there are cpus beside that of all else, some share
+    /// one.
+    pub(crate) fn workers(&self, workers: usize) -> Vec<usize> {
+        let own: Vec<usize> = self.online.iter().rev().copied().collect();
+        let own = &own[..own.len() - 1];
+        own.iter().copied().cycle().take(workers).collect()
+    }
+
+    /// The cpus of the generator's threads, for as many workers: that of all else, and the next ones up. They are the
+    /// workers' as well where [`Self::most_workers`] are exceeded.
+    pub(crate) fn generators(&self, workers: usize) -> Vec<usize> {
+        self.online.iter().copied().cycle().take(workers).collect()
+    }
+
+    /// How many workers can have a cpu each, with another for each of the generator's threads.
+    pub(crate) fn most_workers(&self) -> usize {
+        self.online.len() / 2
+    }
+
     /// All that are usable, as `taskset` takes them: for who places its threads itself.
     pub(crate) fn all(&self) -> String {
         let all: Vec<String> = self.online.iter().map(usize::to_string).collect();
         all.join(",")
     }
+}
+
+/// How many workers the usable cpus have room for; see [`Cpus::most_workers`].
+pub(crate) fn most_workers() -> usize {
+    online_cpus().map_or(1, |online| online.len() / 2)
 }
 
 /// Pages for packet buffers: huge ones if the kernel has them to give. Dropped, it gives back what it took.
@@ -282,6 +306,31 @@ impl Machine {
                 .and_then(|load| load.parse().ok())
                 .unwrap_or(0.0),
             date: said("date", &["--utc", "+%Y-%m-%dT%H:%M:%SZ"]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_and_generators_share_no_cpu_while_there_are_enough() {
+        let cpus = |count: usize| Cpus {
+            worker: count - 1,
+            others: 0,
+            online: (0..count).collect(),
+        };
+        let two = cpus(2);
+        assert_eq!((two.workers(1), two.generators(1)), (vec![1], vec![0]));
+        assert_eq!(two.workers(3), [1, 1, 1], "never that of all else");
+        for count in 2..=17 {
+            let cpus = cpus(count);
+            let most = cpus.most_workers();
+            let mut used = [cpus.workers(most), cpus.generators(most)].concat();
+            used.sort_unstable();
+            used.dedup();
+            assert_eq!(used.len(), 2 * most, "{count}");
         }
     }
 }

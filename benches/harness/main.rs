@@ -8,13 +8,14 @@
 //!
 //! * [`traffic`], [`pcap`]: flows and files of frames. [`generator`]: testpmd.
 //! * [`gateway`]: what is measured; [`ravelin`] and the peers: [`ovs`], [`nftables`], [`conntrackd`].
-//! * [`cases`]: the cases by name; [`forward`], [`newflows`], [`cluster`]: how they are measured; [`mod@measure`]: from counters
+//! * [`cases`]: the cases by name; [`forward`], [`ceiling`], [`mod@workers`], [`newflows`], [`cluster`]: how they are measured; [`mod@measure`]: from counters
 //!   to figures.
 //! * [`mod@bench`], [`machine`]: processes, cpus, pages, cleaning up. [`report`], [`html`]: what comes of it.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod cases;
+mod ceiling;
 mod cluster;
 mod conntrackd;
 mod error;
@@ -31,12 +32,14 @@ mod nftables;
 mod ovs;
 mod pair;
 mod pcap;
+mod prompt;
 mod quic;
 mod ravelin;
 mod report;
 mod snapshot;
 mod traffic;
 mod wire_port;
+mod workers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -77,6 +80,9 @@ struct Arguments {
     /// How many flows `failover` and `snapshot` are about; a million, or a hundred thousand when quick.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1000..=10_000_000))]
     flows: Option<u32>,
+    /// The most workers of `workers`; as many as the machine has cpus for. More than that share them, and only show that it works.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=32))]
+    workers: Option<u8>,
     /// Where report.json, report.html and logs go.
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
@@ -127,6 +133,7 @@ fn run(arguments: &Arguments) -> Result<usize> {
     let some = arguments
         .flows
         .unwrap_or(if quick { 100_000 } else { cases::MILLION });
+    let workers = arguments.workers.map(usize::from);
     let is_due = |case: Case, system: System| {
         let named = arguments.systems.contains(&system);
         let unnamed = arguments.systems.is_empty() && (!quick || case.is_quick_for(system));
@@ -143,7 +150,7 @@ fn run(arguments: &Arguments) -> Result<usize> {
         .collect();
     let needs = due
         .iter()
-        .map(|(case, system)| needs_mb(case.flows(some), *system));
+        .map(|(case, system)| needs_mb(*case, case.flows(some), *system, workers));
     let needs = needs.max().unwrap_or(0);
     let bench = Bench::new(&arguments.id, &arguments.out, needs, pace)?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -161,7 +168,7 @@ fn run(arguments: &Arguments) -> Result<usize> {
     for (case, system) in due {
         let about = format!("{case} {}", system.name());
         bench.progress.say(format!("{about} ..."));
-        match measure(&bench, case, &case.flows(some), system) {
+        match measure(&bench, case, &case.flows(some), system, workers) {
             Ok((lines, notes)) => {
                 for line in &lines {
                     let (median, unit) = (report::short(line.median), &line.unit);
@@ -197,6 +204,7 @@ fn measure(
     case: Case,
     flows: &Flows,
     system: System,
+    workers: Option<usize>,
 ) -> Result<(Vec<Line>, Vec<String>)> {
     let available = machine::available_mb()?;
     let needs = ordinary_mb(flows);
@@ -207,6 +215,8 @@ fn measure(
     }
     let outcome = match case {
         Case::Forward(_) => forward::measure(bench, flows, system)?,
+        Case::Ceiling(_) => ceiling::measure(bench, flows)?,
+        Case::Workers => workers::measure(bench, flows, workers)?,
         Case::NewFlowsNone => newflows::measure(bench, flows, system)?,
         Case::NewFlowsReplicated { .. } if system == System::Conntrackd => {
             conntrackd::newflows(bench, flows)?
@@ -228,7 +238,7 @@ fn measure(
 }
 
 /// Megabytes of huge pages that a case takes: the generator's frames and the hungriest gateway.
-fn needs_mb(flows: Flows, system: System) -> u64 {
+fn needs_mb(case: Case, flows: Flows, system: System, workers: Option<usize>) -> u64 {
     let files = match flows.proto {
         traffic::Proto::Udp => 1,
         traffic::Proto::Tcp => 3,
@@ -238,7 +248,11 @@ fn needs_mb(flows: Flows, system: System) -> u64 {
     // Buffers do not cross pages, which costs a few of a hundred.
     let generator = ((u64::from(flows.count) * files * mbuf * 103 / 100) >> 20) + 320;
     // A cluster has two of ours.
-    generator + ovs::MEMORY_MB.max(2 * ravelin::MEMORY_MB)
+    let daemons = match case {
+        Case::Workers => workers.unwrap_or_else(machine::most_workers).max(2) as u64,
+        _ => 2,
+    };
+    generator + ovs::MEMORY_MB.max(daemons * ravelin::MEMORY_MB)
 }
 
 /// Megabytes of ordinary memory besides: tables, for the hungriest gateway.

@@ -24,15 +24,40 @@ pub(crate) struct Pcap {
 
 /// Makes the file of one part of all flows in `dir`, unless it is there already.
 pub(crate) fn of(flows: &Flows, part: Part, dir: &Path, interrupt: &Interrupt) -> Result<Pcap> {
-    let name = format!(
-        "{}-{}.pcap",
-        flows.name(),
-        format!("{part:?}").to_lowercase()
-    );
-    let path = dir.join(name);
+    let order = shuffled(flows.count);
+    let name = format!("{}-{}", flows.name(), format!("{part:?}").to_lowercase());
+    make(flows, part, &order, &dir.join(name + ".pcap"), interrupt)
+}
+
+/// Makes the files of the data of all flows, one for each worker, with the flows that are its own: as a card's RSS would
+/// spread them over the workers' queues.
+pub(crate) fn by_worker(
+    flows: &Flows,
+    workers: usize,
+    dir: &Path,
+    interrupt: &Interrupt,
+) -> Result<Vec<Pcap>> {
+    let mut orders = vec![vec![]; workers];
+    for n in shuffled(flows.count) {
+        orders[state::worker_of(flows.slot(n), workers)].push(n);
+    }
+    let of_worker = |(worker, order): (usize, &Vec<u32>)| {
+        let name = format!("{}-data-{worker}-of-{workers}.pcap", flows.name());
+        make(flows, Part::Data, order, &dir.join(name), interrupt)
+    };
+    orders.iter().enumerate().map(of_worker).collect()
+}
+
+fn make(
+    flows: &Flows,
+    part: Part,
+    order: &[u32],
+    path: &Path,
+    interrupt: &Interrupt,
+) -> Result<Pcap> {
     let pcap = Pcap {
-        path: path.clone(),
-        frames: flows.count,
+        path: path.to_owned(),
+        frames: order.len() as u32,
         frame_max: flows.frame_max(),
     };
     if path.exists() {
@@ -44,7 +69,7 @@ pub(crate) fn of(flows: &Flows, part: Part, dir: &Path, interrupt: &Interrupt) -
     let mut out = BufWriter::with_capacity(1 << 20, file);
     let written = write_header(&mut out);
     written.map_err(lab::Error::file("write", &partial))?;
-    for (at, n) in shuffled(flows.count).into_iter().enumerate() {
+    for (at, &n) in order.iter().enumerate() {
         if at % 65_536 == 0 {
             interrupt.check()?;
         }
@@ -52,7 +77,7 @@ pub(crate) fn of(flows: &Flows, part: Part, dir: &Path, interrupt: &Interrupt) -
         written.map_err(lab::Error::file("write", &partial))?;
     }
     out.flush().map_err(lab::Error::file("write", &partial))?;
-    fs::rename(&partial, &path).map_err(lab::Error::file("make", &path))?;
+    fs::rename(&partial, path).map_err(lab::Error::file("make", path))?;
     Ok(pcap)
 }
 
@@ -91,6 +116,25 @@ mod tests {
         frames.sort();
         expected.sort();
         assert_eq!(frames, expected);
+    }
+
+    #[test]
+    fn each_worker_has_the_flows_of_its_slots() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let flows = Flows::udp(1000);
+        let made = by_worker(&flows, 3, dir.path(), &Interrupt::default()).expect("written");
+        assert_eq!(made.iter().map(|pcap| pcap.frames).sum::<u32>(), 1000);
+        for (worker, pcap) in made.iter().enumerate() {
+            assert!(pcap.frames > 200, "{worker}: {}", pcap.frames);
+            let bytes = fs::read(&pcap.path).expect("is there");
+            assert_eq!(bytes.len(), 24 + pcap.frames as usize * 76);
+            for record in bytes[24..].chunks(76) {
+                // Of the frame itself, by the engine's own way from a frame to its slot.
+                let p = wire::parse(&record[16..]).expect("a good frame");
+                let (key, _) = state::FlowKey::new(p.src, p.dst, p.sport, p.dport, p.proto);
+                assert_eq!(state::worker_of(state::slot_of(&key), 3), worker);
+            }
+        }
     }
 
     #[test]

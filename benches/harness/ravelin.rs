@@ -33,10 +33,7 @@ impl Ravelin {
         let socket = bench.path("ravelind.sock");
         let place = Place {
             name: "bench",
-            cores: format!(
-                "worker = [{{ cpu = {} }}]\nidle = \"spin\"",
-                bench.cpus.worker
-            ),
+            cores: cores(bench, shape),
             huge_pages: bench.pages.huge(),
             prefix: bench.name("sut"),
             control: socket,
@@ -71,6 +68,23 @@ impl Ravelin {
         };
         Ok(self.client.flow_count(filter)?.count)
     }
+}
+
+/// The workers, each on a cpu of its own where there are enough. What shares one must not spin.
+fn cores(bench: &Bench, shape: Shape) -> String {
+    let cpus = bench.cpus.workers(shape.workers);
+    let workers: Vec<String> = cpus
+        .iter()
+        .map(|cpu| format!("{{ cpu = {cpu} }}"))
+        .collect();
+    let (shared, idle) = match shape.workers > bench.cpus.most_workers() {
+        true => (true, "sleep"),
+        false => (false, "spin"),
+    };
+    format!(
+        "worker = [{}]\nshared = {shared}\nidle = \"{idle}\"",
+        workers.join(", ")
+    )
 }
 
 /// How to start a daemon with this configuration.
@@ -203,7 +217,7 @@ pub(crate) fn config(shape: Shape, place: &Place<'_>) -> String {
          name = \"{}\"\n\
          [eal]\n\
          hugepages = {}\n\
-         memory_mb = {MEMORY_MB}\n\
+         memory_mb = {}\n\
          extra = [{}]\n\
          file_prefix = \"{}\"\n\
          [cores]\n\
@@ -215,6 +229,7 @@ pub(crate) fn config(shape: Shape, place: &Place<'_>) -> String {
          {}",
         place.name,
         place.huge_pages,
+        MEMORY_MB * shape.workers as u64,
         if place.huge_pages {
             format!("\"{SHARED_BUFFERS}\"")
         } else {

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use state::{FlowKey, Slot, slot_of};
 use wire::{Mac, build, tcp};
 
 /// The gateway's address on each of its ports.
@@ -100,6 +101,22 @@ impl Flows {
             SocketAddr::new(client, port),
             SocketAddr::new(server, service),
         )
+    }
+
+    /// The slot of flow `n`.
+    pub(crate) fn slot(&self, n: u32) -> Slot {
+        let (client, server) = self.ends(n);
+        let octets = |end: SocketAddr| match end.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        let proto = match self.proto {
+            Proto::Udp => state::PROTO_UDP,
+            Proto::Tcp => state::PROTO_TCP,
+        };
+        let (from, to) = (octets(client), octets(server));
+        let (key, _) = FlowKey::new(from, to, client.port(), server.port(), proto);
+        slot_of(&key)
     }
 
     /// A frame of flow `n`, without the check sequence.
