@@ -69,7 +69,9 @@ impl Client {
         self.send(&ToDaemon::Deliver { id, frame: None })
     }
 
-    /// Sends another frame in a packet's place: of the same flow, with right checksums.
+    /// Sends another frame in a packet's place: of the same flow, with right checksums; of TCP with the same sequence numbers
+    /// and flags. It may carry more or less data, as long as that is not nothing: the daemon puts the numbers of what
+    /// follows right, on every node. A segment that is sent again must be given the same data again.
     ///
     /// # Errors
     /// When the connection has ended.

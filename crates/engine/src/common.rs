@@ -16,7 +16,7 @@ use prefix_trie::PrefixMap;
 use replication::ToSync;
 use state::{
     CommonKey, CommonKind, CommonKinds, CommonMap, CommonValue, Expectation, ExpectationKey,
-    FlowKey, Progress, Stamp,
+    FlowKey, Progress, SeqShift, Stamp,
 };
 use wire::{Addr, Parsed};
 
@@ -30,6 +30,7 @@ pub struct Common {
     blocks: Arc<Blocks>,
     users: Arc<HashMap<[u8; 16], Identity, RandomState>>,
     expectations: Arc<HashMap<ExpectationKey, (Stamp, Expectation), RandomState>>,
+    shifts: Arc<HashMap<FlowKey, (Stamp, SeqShift), RandomState>>,
 }
 
 /// Blocked networks: most are single hosts, which detectors find.
@@ -71,6 +72,17 @@ impl Common {
             });
             built.expectations = Arc::new(expected.collect());
         }
+        if kinds.contains(CommonKind::SeqShift) {
+            let shifts = map.of_kind(CommonKind::SeqShift, 0).filter_map(|entry| {
+                match (entry.key, entry.value) {
+                    (CommonKey::SeqShift(key), Some(CommonValue::SeqShift(shift))) => {
+                        Some((key, (entry.stamp, shift)))
+                    }
+                    _ => None,
+                }
+            });
+            built.shifts = Arc::new(shifts.collect());
+        }
         if kinds.contains(CommonKind::User) {
             let users = map.iter().filter_map(|(key, value)| match (key, value) {
                 (CommonKey::User(address), CommonValue::User(user)) => {
@@ -102,6 +114,27 @@ impl Common {
                 && nets
                     .get_lpm(&Ipv6Net::from(std::net::Ipv6Addr::from(*address)))
                     .is_some())
+    }
+
+    /// The numbers of a connection in which lengths were changed, of whichever incarnation.
+    pub fn shift(&self, key: &FlowKey) -> Option<&SeqShift> {
+        self.shifts.get(key).map(|(_, shift)| shift)
+    }
+
+    /// Whether there are any.
+    #[inline]
+    pub(crate) fn has_shifts(&self) -> bool {
+        !self.shifts.is_empty()
+    }
+
+    pub(crate) fn shifts(&self) -> impl Iterator<Item = (&FlowKey, &SeqShift)> {
+        self.shifts.iter().map(|(key, (_, shift))| (key, shift))
+    }
+
+    /// When those of this incarnation were written.
+    pub(crate) fn shift_stamp(&self, key: &FlowKey, incarnation: u64) -> Option<Stamp> {
+        let (stamp, shift) = self.shifts.get(key)?;
+        (shift.incarnation == incarnation).then_some(*stamp)
     }
 
     /// Whether flows must be judged again when this takes the place of `before`. What is expected
@@ -150,6 +183,9 @@ impl<P: Port> Worker<P> {
             let known = now.expectations.get(key);
             known.is_some_and(|(of, _)| of == stamp)
         });
+        if !Arc::ptr_eq(&now.shifts, &before.shifts) {
+            self.mark_shifted_flows();
+        }
     }
 
     /// Whether a flow has a blocked end.
@@ -205,10 +241,10 @@ impl<P: Port> Worker<P> {
         // `is_used` saw that there is room, in the ring as well.
         let _ = self.expectations_used.try_push((key, stamp));
         if self.config.replicate {
-            let _ = self
-                .links
-                .to_sync
-                .push(ToSync::ExpectationUsed { key, stamp });
+            let _ = self.links.to_sync.push(ToSync::UsedUp {
+                key: CommonKey::Expectation(key),
+                stamp,
+            });
         }
     }
 

@@ -17,7 +17,17 @@ use crate::worker::Worker;
 
 impl<P: Port> Worker<P> {
     /// A packet of a flow that lives.
-    pub(crate) fn forward_known(&mut self, packet: Packet<'_, P::Buf>, id: FlowId) {
+    pub(crate) fn forward_known(&mut self, mut packet: Packet<'_, P::Buf>, id: FlowId) {
+        if !self.table.entry(id).local.flags.is_handler() {
+            self.mark_if_shifted(id);
+        }
+        match self.unshift(id, packet.dir, packet.p, &mut packet.buf) {
+            Some(read) => self.follow(Packet { p: &read, ..packet }, id),
+            None => self.follow(packet, id),
+        }
+    }
+
+    fn follow(&mut self, packet: Packet<'_, P::Buf>, id: FlowId) {
         let (p, dir) = (packet.p, packet.dir);
         let zone = self.config.interfaces[usize::from(packet.interface)].zone;
         let entry = self.table.entry(id);
@@ -124,7 +134,7 @@ impl<P: Port> Worker<P> {
         if doubtful {
             self.note_doubt(id, First::of(&packet));
         }
-        let packet = if self.table.entry(id).local.flags.is_diverted() {
+        let mut packet = if self.table.entry(id).local.flags.is_diverted() {
             let Some(packet) = self.divert(packet, id) else {
                 return;
             };
@@ -132,6 +142,7 @@ impl<P: Port> Worker<P> {
         } else {
             packet
         };
+        self.shift(id, &mut packet);
         let Some(hop) = self.hop_of(id, &packet) else {
             return;
         };
@@ -412,6 +423,7 @@ impl<P: Port> Worker<P> {
         if self.is_told(id) {
             self.emit(id);
         }
+        self.end_shift(id);
     }
 }
 

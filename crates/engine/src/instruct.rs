@@ -368,7 +368,7 @@ impl<P: Port> Worker<P> {
         if about {
             return Err(Refusal::NotOfAFlow);
         }
-        let packet = Packet {
+        let mut packet = Packet {
             buf,
             p: &p,
             interface,
@@ -376,6 +376,7 @@ impl<P: Port> Worker<P> {
             about,
         };
         self.counters.count(Counter::Delivered);
+        self.shift(id, &mut packet);
         if let Some(hop) = self.hop_of(id, &packet) {
             let hold_lsn = self.table.entry(id).local.hold_lsn;
             self.forward(packet, hop, hold_lsn);

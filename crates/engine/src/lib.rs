@@ -34,6 +34,7 @@ pub mod port;
 mod receive;
 mod reopen;
 mod shared;
+mod shift;
 mod sync;
 mod tcp;
 mod worker;

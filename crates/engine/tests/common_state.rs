@@ -292,10 +292,7 @@ fn an_expectation_for_one_connection_is_used_up_and_may_come_anew() {
     map.publish(&rig, CommonKind::Expectation);
     assert_eq!(rig.through(OUTSIDE, data(21)).len(), 0);
     let told = rig.acknowledge();
-    let used = ToSync::ExpectationUsed {
-        key: expected_key,
-        stamp,
-    };
+    let used = ToSync::UsedUp { key, stamp };
     assert_eq!(told.iter().filter(|message| **message == used).count(), 1);
     map.put(&rig, key, CommonValue::Expectation(expected));
     assert_eq!(
@@ -303,4 +300,131 @@ fn an_expectation_for_one_connection_is_used_up_and_may_come_anew() {
         1,
         "another one was announced"
     );
+}
+
+/// The numbers of the connection from client to server, as its sides count them.
+fn numbers(frames: &[Vec<u8>]) -> (u32, u32) {
+    let [frame] = frames else {
+        panic!("{} frames", frames.len());
+    };
+    let p = wire::parse(frame).unwrap();
+    assert!(wire::verify_l4(frame, &p), "its checksum is wrong");
+    (p.tcp.seq, p.tcp.ack)
+}
+
+fn from_client(seq: u32, ack: u32, data: &[u8]) -> Vec<u8> {
+    build::tcp(at(C), at(S), ACK, seq, ack, data)
+}
+
+fn from_server(seq: u32, ack: u32, data: &[u8]) -> Vec<u8> {
+    build::tcp(at(S), at(C), ACK, seq, ack, data)
+}
+
+fn web() -> FlowKey {
+    FlowKey::new(
+        v4_mapped(CLIENT_AT),
+        v4_mapped(SERVER_AT),
+        40_000,
+        80,
+        PROTO_TCP,
+    )
+    .0
+}
+
+fn record(rig: &Rig) -> state::FlowRecord {
+    let id = rig.worker.table().lookup(&web()).expect("it is there");
+    rig.worker.table().entry(id).record
+}
+
+/// The client's first ten octets were made twelve on their way.
+fn grown(incarnation: u64) -> CommonValue {
+    let mut shift = state::SeqShift::none(incarnation);
+    let (_, dir) = FlowKey::new(
+        v4_mapped(CLIENT_AT),
+        v4_mapped(SERVER_AT),
+        40_000,
+        80,
+        PROTO_TCP,
+    );
+    let grown = shift.sides[dir.index()].resize(101, 10, 12);
+    assert_eq!(grown, Ok(true));
+    CommonValue::SeqShift(shift)
+}
+
+fn established(rig: &mut Rig) {
+    assert_eq!(rig.through(INSIDE, syn()).len(), 1);
+    assert_eq!(rig.through(OUTSIDE, answer()).len(), 1);
+    assert_eq!(rig.through(INSIDE, acknowledged()).len(), 1);
+}
+
+/// What passes once the numbers are known: each side hears what it has sent itself.
+#[track_caller]
+fn shifted(rig: &mut Rig) {
+    let sent = rig.through(INSIDE, from_client(111, 501, b"more"));
+    assert_eq!(numbers(&sent), (113, 501));
+    let answered = rig.through(OUTSIDE, from_server(501, 117, b"yes"));
+    assert_eq!(numbers(&answered), (501, 115));
+    // Sent again, from before the change.
+    let again = rig.through(INSIDE, from_client(101, 501, &[7; 10]));
+    assert_eq!(numbers(&again), (101, 501));
+}
+
+#[test]
+fn numbers_shift_behind_a_change_of_length_whoever_handles_the_connection() {
+    let mut rig = Rig::new(Setup {
+        rules: vec![allow("web", &["tcp/80"], SyncPolicy::Async)],
+        ..Setup::default()
+    });
+    let mut map = Map::new();
+    established(&mut rig);
+    // It goes the short way before.
+    let before = rig.through(INSIDE, from_client(101, 501, &[7; 10]));
+    assert_eq!(numbers(&before), (101, 501));
+    let of = record(&rig);
+    let key = CommonKey::SeqShift(web());
+    let stamp = map.put(&rig, key, grown(of.incarnation));
+    rig.turn();
+    shifted(&mut rig);
+    // Windows are the sender's.
+    assert_eq!(rig.values().get("drop_tcp_window"), None);
+
+    // Another node, to which the connection comes after the numbers.
+    let mut heir = Rig::new(Setup {
+        rules: vec![allow("web", &["tcp/80"], SyncPolicy::Async)],
+        ..Setup::default()
+    });
+    map.publish(&heir, CommonKind::SeqShift);
+    heir.turn();
+    let apply = ToWorker::Apply {
+        token: 1,
+        peer: node(1),
+        records: vec![(record(&rig), 0)],
+    };
+    heir.to_worker.push(apply).unwrap();
+    heir.turn();
+    shifted(&mut heir);
+
+    // It ends, and so does what is known of its numbers.
+    rig.acknowledge();
+    let reset = build::tcp(at(C), at(S), wire::tcp::RST | ACK, 115, 504, &[]);
+    assert_eq!(numbers(&rig.through(INSIDE, reset)), (117, 504));
+    rig.run_ms(20_000);
+    let used = ToSync::UsedUp { key, stamp };
+    let told = rig.acknowledge();
+    assert_eq!(
+        told.iter().filter(|message| **message == used).count(),
+        1,
+        "{told:?}"
+    );
+}
+
+#[test]
+fn numbers_of_an_earlier_connection_do_not_count() {
+    let (mut rig, mut map) = (rig(), Map::new());
+    established(&mut rig);
+    let of = record(&rig);
+    map.put(&rig, CommonKey::SeqShift(web()), grown(of.incarnation - 1));
+    rig.turn();
+    let sent = rig.through(INSIDE, from_client(111, 501, b"more"));
+    assert_eq!(numbers(&sent), (111, 501));
 }

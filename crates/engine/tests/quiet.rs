@@ -316,7 +316,7 @@ impl Node {
                     ToSync::Snapshot { .. }
                     | ToSync::Found { .. }
                     | ToSync::Detected { .. }
-                    | ToSync::ExpectationUsed { .. } => {}
+                    | ToSync::UsedUp { .. } => {}
                 }
             }
             if acknowledge {

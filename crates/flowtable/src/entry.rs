@@ -114,8 +114,11 @@ impl LocalFlags {
     /// This node knows more of the flow than the slot's owner, which last told of it.
     const AHEAD: u8 = 1 << 4;
 
+    /// Its packets get other sequence numbers.
+    const SHIFTED: u8 = 1 << 7;
+
     /// What a copy from a peer does not change.
-    const STAYING: u8 = Self::DIVERTED | Self::AHEAD | Self::HANDLER | Self::FRESH;
+    const STAYING: u8 = Self::DIVERTED | Self::AHEAD | Self::HANDLER | Self::FRESH | Self::SHIFTED;
 
     /// A copy from a peer: windows are behind in both directions.
     pub const fn replica() -> Self {
@@ -167,7 +170,17 @@ impl LocalFlags {
         }
     }
 
-    /// Whether a packet is handled as those before it: the entry is no mere copy, no agent wants it, and,
+    /// Its packets get other sequence numbers from now on.
+    pub const fn shifted(&mut self) {
+        self.0 |= Self::SHIFTED;
+    }
+
+    /// Whether its packets get other sequence numbers.
+    pub const fn is_shifted(self) -> bool {
+        self.0 & Self::SHIFTED != 0
+    }
+
+    /// Whether a packet is handled as those before it: the entry is no mere copy, no agent wants it or has changed it, and,
     /// where `windows` matter, those remembered are known well.
     #[inline(always)]
     pub const fn go_on(self, windows: bool) -> bool {
@@ -176,7 +189,8 @@ impl LocalFlags {
         } else {
             0
         };
-        self.0 & (Self::HANDLER | Self::REPLICA | Self::DIVERTED | behind) == Self::HANDLER
+        self.0 & (Self::HANDLER | Self::REPLICA | Self::DIVERTED | Self::SHIFTED | behind)
+            == Self::HANDLER
     }
 
     /// What a copy from a peer makes of these: windows are behind again, agents stay.
@@ -187,7 +201,7 @@ impl LocalFlags {
     /// What another incarnation of the flow, told by a peer, makes of these: no packet of that one was
     /// handled here, whoever handled those of the old.
     pub const fn replaced(self) -> Self {
-        Self(self.replicated().0 & !(Self::HANDLER | Self::FRESH))
+        Self(self.replicated().0 & !(Self::HANDLER | Self::FRESH | Self::SHIFTED))
     }
 
     /// Whether this node knows more of the flow than the slot's owner told.

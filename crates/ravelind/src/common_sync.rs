@@ -135,8 +135,15 @@ fn blocked(source: [u8; 16], reason: BlockReason) -> (CommonKey, CommonValue) {
 pub(crate) fn heed_workers(ends: &mut [Ends], store: &dyn CommonStore, block_for_ms: u64) {
     for end in ends {
         while let Ok(message) = end.from_worker.pop() {
-            let ToSync::Detected { source, reason } = message else {
-                continue;
+            let (source, reason) = match message {
+                ToSync::Detected { source, reason } => (source, reason),
+                ToSync::UsedUp { key, .. } => {
+                    if let Err(error) = store.delete(key) {
+                        tracing::error!("{key:?} is not deleted: {error}");
+                    }
+                    continue;
+                }
+                _ => continue,
             };
             let (key, value) = blocked(source, reason);
             let address = std::net::Ipv6Addr::from(source).to_canonical();

@@ -383,8 +383,12 @@ fn common_store(
 fn publisher(policies: &Arc<Policies>, node: &Arc<NodeShared>) -> Publish {
     let (policies, node) = (policies.clone(), node.clone());
     Box::new(move |map: &CommonMap, kinds: CommonKinds| {
-        const OF_WORKERS: [CommonKind; 3] =
-            [CommonKind::Block, CommonKind::User, CommonKind::Expectation];
+        const OF_WORKERS: [CommonKind; 4] = [
+            CommonKind::Block,
+            CommonKind::User,
+            CommonKind::Expectation,
+            CommonKind::SeqShift,
+        ];
         if OF_WORKERS.iter().any(|kind| kinds.contains(*kind)) {
             let next = node.common.load().rebuild(map, kinds);
             node.common.publish(Arc::new(next));

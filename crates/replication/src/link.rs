@@ -1,8 +1,6 @@
 //! What workers and the sync core tell each other. The rings that carry it are the daemon's.
 
-use state::{
-    BlockReason, ExpectationKey, FlowKey, FlowRecord, NodeId, NodeSet, Slot, SlotSet, Stamp,
-};
+use state::{BlockReason, CommonKey, FlowKey, FlowRecord, NodeId, NodeSet, Slot, SlotSet, Stamp};
 
 /// Names a scan of a worker's shard. Each job goes to all workers; each answers for itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -111,10 +109,11 @@ pub enum ToSync {
         /// Which of the two.
         reason: BlockReason,
     },
-    /// An expectation for one connection was used: it is to be deleted on all nodes.
-    ExpectationUsed {
+    /// An entry of common state has served its purpose, such as an expectation for one connection that was opened: it is to
+    /// be deleted on all nodes.
+    UsedUp {
         /// Its key.
-        key: ExpectationKey,
+        key: CommonKey,
         /// The write that was used. A later one stays.
         stamp: Stamp,
     },

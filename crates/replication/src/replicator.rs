@@ -119,9 +119,7 @@ impl Replicator {
             ToSync::Detected { source, reason } => {
                 shared.outbox.note(Output::Detected { source, reason });
             }
-            ToSync::ExpectationUsed { key, stamp } => {
-                self.common.used(CommonKey::Expectation(key), stamp);
-            }
+            ToSync::UsedUp { key, stamp } => self.common.used(key, stamp),
             ToSync::Ask { token, key } => self.questions.ask(worker, token, key, shared),
             ToSync::Found { token, record } => self.questions.found(token, record, shared),
             ToSync::JobDone { job, lsn } => self.sender.job_done(worker, job, lsn),

@@ -562,10 +562,7 @@ fn an_expectation_that_was_used_goes_everywhere_unless_it_was_written_anew() {
         once: true,
     });
     let used = |net: &mut Net, id: u8, stamp| {
-        let message = ToSync::ExpectationUsed {
-            key: expected,
-            stamp,
-        };
+        let message = ToSync::UsedUp { key, stamp };
         let now_us = net.now_us;
         net.nodes[usize::from(id)]
             .replicator

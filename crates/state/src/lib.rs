@@ -23,8 +23,8 @@ pub use common::{
     ArchivedCommonBatch, Block, BlockReason, COMMON_MAX, CommonBatch, CommonEntry, CommonError,
     CommonFull, CommonKey, CommonKind, CommonKinds, CommonMap, CommonValue, ERROR_BYTES_MAX,
     Expectation, ExpectationKey, GROUPS_MAX, InvalidCommon, LEASE_LEN, Lease, NAME_BYTES_MAX,
-    NOTE_BYTES_MAX, Net, POLICY_BYTES_MAX, PolicyAt, PolicyText, Secret, Suite, TOMBSTONES_MAX,
-    Tunnel, User,
+    NOTE_BYTES_MAX, Net, POLICY_BYTES_MAX, PolicyAt, PolicyText, SHIFT_MAX, SHIFTS_MAX, Secret,
+    SeqShift, ShiftError, SideShift, Suite, TOMBSTONES_MAX, Tunnel, User,
 };
 pub use flow::{Class, FlowRecord, Life, Mark, Nat, Progress, SyncMode, Verdict};
 pub use key::{Dir, FlowKey, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, v4_mapped};

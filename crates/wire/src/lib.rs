@@ -31,6 +31,7 @@ mod octets;
 mod parse;
 mod parsed;
 pub mod quick;
+pub mod renumber;
 pub mod reply;
 pub mod rewrite;
 pub mod tcp;

@@ -8,6 +8,7 @@
 
 use crate::checksum::Change;
 use crate::octets::{array_mut, be16};
+use crate::parse::pseudo;
 use crate::parsed::{Addr, Fragment, Net, Parsed};
 use crate::{Mac, ethernet, icmpv4, icmpv6, ip, udp};
 
@@ -173,6 +174,61 @@ fn set_inner(
     let field = array_mut::<2>(frame, usize::from(p.l4) + 2).ok_or(RewriteError::Mismatch)?;
     *field = change.apply(u16::from_be_bytes(*field)).to_be_bytes();
     Ok(())
+}
+
+/// The frame with other data behind its TCP or UDP header: with lengths and checksums that go with it, and without padding.
+/// The checksum is made anew, so damage to what was there before is not seen any more: look first
+/// ([`verify_l4`](crate::verify_l4)).
+///
+/// # Errors
+/// [`RewriteError::NotIp`], also for fragments and other protocols; [`RewriteError::Mismatch`], also when a packet would be
+/// too long.
+pub fn with_payload(frame: &[u8], p: &Parsed, payload: &[u8]) -> Result<Vec<u8>, RewriteError> {
+    if !matches!(p.proto, ip::TCP | ip::UDP) || p.fragment != Fragment::None {
+        return Err(RewriteError::NotIp);
+    }
+    let v4 = is_v4(p)?;
+    let (l3, l4) = (usize::from(p.l3), usize::from(p.l4));
+    let headers = frame
+        .get(..usize::from(p.payload))
+        .ok_or(RewriteError::Mismatch)?;
+    let mut out = [headers, payload].concat();
+    let length = |from: usize| {
+        let length = out.len().checked_sub(from);
+        let length = length.and_then(|length| u16::try_from(length).ok());
+        length.ok_or(RewriteError::Mismatch)
+    };
+    let (of_packet, of_segment) = (length(l3)?, length(l4)?);
+    let of_rest = of_packet.checked_sub(if v4 { 0 } else { 40 });
+    let of_rest = of_rest.ok_or(RewriteError::Mismatch)?.to_be_bytes();
+    if v4 {
+        let change = replace(&mut out, l3 + 2, &of_rest).ok_or(RewriteError::Mismatch)?;
+        let field = array_mut::<2>(&mut out, l3 + 10).ok_or(RewriteError::Mismatch)?;
+        *field = change.apply(u16::from_be_bytes(*field)).to_be_bytes();
+    } else {
+        *array_mut::<2>(&mut out, l3 + 4).ok_or(RewriteError::Mismatch)? = of_rest;
+    }
+    let at = match p.proto {
+        ip::TCP => l4 + 16,
+        _ => l4 + 6,
+    };
+    if p.proto == ip::UDP {
+        *array_mut::<2>(&mut out, l4 + 4).ok_or(RewriteError::Mismatch)? = of_segment.to_be_bytes();
+        if v4 && be16(&out, at) == Some(0) {
+            // There was none, and none is needed (RFC 768).
+            return Ok(out);
+        }
+    }
+    *array_mut::<2>(&mut out, at).ok_or(RewriteError::Mismatch)? = [0; 2];
+    let sum = pseudo(p, of_segment.into()).add(&out[l4..]).checksum();
+    // Zero says that there is none.
+    let sum = if p.proto == ip::UDP && sum == 0 {
+        u16::MAX
+    } else {
+        sum
+    };
+    *array_mut::<2>(&mut out, at).ok_or(RewriteError::Mismatch)? = sum.to_be_bytes();
+    Ok(out)
 }
 
 #[derive(Clone, Copy)]

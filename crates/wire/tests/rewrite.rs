@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use common::{error, frame, v4, v6, whole};
 use proptest::prelude::*;
 use wire::rewrite::{
-    RewriteError, decrement_ttl, set_dst, set_inner_dst, set_inner_src, set_macs, set_src, set_vlan,
+    RewriteError, decrement_ttl, set_dst, set_inner_dst, set_inner_src, set_macs, set_src,
+    set_vlan, with_payload,
 };
 use wire::{Addr, Fragment, Net, Parsed, addr_from_ip, build, ip, parse, tcp, verify_l4};
 
@@ -303,4 +304,46 @@ proptest! {
     fn errors_through_nat(frame in whole(), len in 28usize..120) {
         check_error_through_nat(&frame, len);
     }
+}
+
+proptest! {
+    /// Another payload: what the builder makes of it, whatever was there before.
+    #[test]
+    fn payloads_are_replaced_whole(
+        is_v4: bool,
+        is_tcp: bool,
+        before in prop::collection::vec(any::<u8>(), 0..80),
+        after in prop::collection::vec(any::<u8>(), 0..80),
+    ) {
+        let (a, b) = match is_v4 {
+            true => ("192.0.2.1:7", "192.0.2.2:8"),
+            false => ("[2001:db8::1]:7", "[2001:db8::2]:8"),
+        };
+        let built = |data: &[u8]| match is_tcp {
+            true => build::tcp(at(a), at(b), tcp::ACK, 5, 6, data),
+            false => build::udp(at(a), at(b), data),
+        };
+        let frame = build::padded(built(&before));
+        let p = parse(&frame).unwrap();
+        prop_assert_eq!(with_payload(&frame, &p, &after).unwrap(), built(&after));
+    }
+}
+
+#[test]
+fn payloads_that_fit_no_packet_are_refused() {
+    let frame = build::udp(at("192.0.2.1:7"), at("192.0.2.2:8"), b"x");
+    let p = parse(&frame).unwrap();
+    let much = vec![0; 65_508];
+    assert_eq!(with_payload(&frame, &p, &much), Err(RewriteError::Mismatch));
+    assert!(with_payload(&frame, &p, &much[1..]).is_ok());
+    let echo = build::icmp_echo(
+        [192, 0, 2, 1].into(),
+        [192, 0, 2, 2].into(),
+        false,
+        1,
+        1,
+        b"x",
+    );
+    let p = parse(&echo).unwrap();
+    assert_eq!(with_payload(&echo, &p, b"y"), Err(RewriteError::NotIp));
 }

@@ -16,6 +16,7 @@ use state::{Dir, FlowKey, FlowRecord, Progress, slot_of, worker_of};
 use telemetry::counters::Counts;
 
 use super::link::CommonJob;
+use super::resize::{Segment, Waiting, segment};
 use crate::flow_requests::key_between;
 
 const _: () = assert!(
@@ -57,6 +58,10 @@ telemetry::counters! {
         Delivered = "agents_delivered",
         /// Those that they had changed.
         Rewritten = "agents_rewritten",
+        /// Packets of TCP connections whose length agents had changed, each counted once.
+        Resized = "agents_resized",
+        /// Packets dropped since their length could not be changed.
+        ResizeRefused = "drop_agents_resize",
         /// Packets that agents had dropped.
         Discarded = "agents_discarded",
         /// Packets dropped since their agent's queue was full.
@@ -109,6 +114,12 @@ pub(crate) enum Event {
         token: u64,
         outcome: Result<Done, String>,
     },
+    /// The numbers of a connection in which lengths were changed are common state, but for these nodes; or they
+    /// are not.
+    Shifted {
+        key: FlowKey,
+        outcome: Result<Vec<String>, String>,
+    },
     /// A program was started again.
     Restarted,
 }
@@ -137,26 +148,28 @@ pub(crate) struct Link {
     pub(crate) stream: UnixStream,
 }
 
-struct Connected {
+pub(super) struct Connected {
     number: u64,
-    link: Link,
+    pub(super) link: Link,
     requests: usize,
 }
 
 /// A packet of a diverted flow.
-struct Kept<B> {
+pub(super) struct Kept<B> {
     worker: usize,
     port: usize,
-    key: FlowKey,
+    pub(super) key: FlowKey,
     origin: Dir,
-    dir: Dir,
+    pub(super) dir: Dir,
     buf: B,
+    /// Once it was handed back: of TCP.
+    pub(super) segment: Option<Segment>,
 }
 
 /// One agent of the configuration.
-struct Seat<B> {
-    config: config::Agent,
-    connected: Option<Connected>,
+pub(super) struct Seat<B> {
+    pub(super) config: config::Agent,
+    pub(super) connected: Option<Connected>,
     /// Packets that it has, by the number that it knows.
     given: BTreeMap<u64, Kept<B>>,
     /// Packets that wait for it.
@@ -170,7 +183,9 @@ struct WorkerSide<B> {
 }
 
 /// Whom a notice is for.
-enum Waiter {
+pub(super) enum Waiter {
+    /// A packet of this connection waits for its numbers.
+    Resize(FlowKey),
     Control {
         answer: SyncSender<Answer>,
         /// Whether a second answer follows the first.
@@ -184,7 +199,7 @@ enum Waiter {
 }
 
 /// What is done with the answer to an agent's request.
-enum Then {
+pub(super) enum Then {
     Tell,
     TellTwice,
     Watch { key: FlowKey, on: bool },
@@ -194,12 +209,14 @@ enum Then {
 pub(crate) struct Dispatcher<B> {
     events: Receiver<Event>,
     workers: Vec<WorkerSide<B>>,
-    seats: Vec<Seat<B>>,
-    waiting: HashMap<u64, Waiter>,
+    pub(super) seats: Vec<Seat<B>>,
+    pub(super) waiting: HashMap<u64, Waiter>,
+    /// Packets that wait for others to know of changed lengths, by connection.
+    pub(super) resizing: HashMap<FlowKey, Waiting<B>>,
     /// Which agent watches a flow whose rule names none.
     watched: HashMap<FlowKey, u8>,
     last_number: u64,
-    node: Arc<NodeShared>,
+    pub(super) node: Arc<NodeShared>,
     counts: Counts<AgentCounter>,
     lively: Option<Instant>,
 }
@@ -227,6 +244,7 @@ impl<B: PacketBuf> Dispatcher<B> {
             workers: ends.into_iter().map(side).collect(),
             seats: agents.iter().map(seat).collect(),
             waiting: HashMap::new(),
+            resizing: HashMap::new(),
             watched: HashMap::new(),
             last_number: 0,
             node,
@@ -281,11 +299,11 @@ impl<B: PacketBuf> Dispatcher<B> {
         }
     }
 
-    fn count(&mut self, counter: AgentCounter) {
+    pub(super) fn count(&mut self, counter: AgentCounter) {
         self.counts.increment(counter);
     }
 
-    fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number
     }
@@ -347,11 +365,12 @@ impl<B: PacketBuf> Dispatcher<B> {
                 token,
                 outcome,
             } => self.answer(connection, token, outcome),
+            Event::Shifted { key, outcome } => self.shifted(key, outcome),
             Event::Restarted => self.count(AgentCounter::Restarts),
         }
     }
 
-    fn worker_of(&self, key: &FlowKey) -> usize {
+    pub(super) fn worker_of(&self, key: &FlowKey) -> usize {
         worker_of(slot_of(key), self.workers.len())
     }
 
@@ -457,7 +476,7 @@ impl<B: PacketBuf> Dispatcher<B> {
         }
     }
 
-    fn deliver(&mut self, kept: Kept<B>) {
+    pub(super) fn deliver(&mut self, kept: Kept<B>) {
         let Kept {
             worker, port, buf, ..
         } = kept;
@@ -465,7 +484,7 @@ impl<B: PacketBuf> Dispatcher<B> {
         self.instruct(worker, token, Instruction::Deliver { port, buf });
     }
 
-    fn discard(&mut self, kept: Kept<B>) {
+    pub(super) fn discard(&mut self, kept: Kept<B>) {
         // Each instruction costs the worker a part of its turn. Pools take buffers back from any thread.
         if self.workers[kept.worker].outbox.len() < OUTBOX_DROPS {
             let (token, buf) = (self.number(), kept.buf);
@@ -473,7 +492,7 @@ impl<B: PacketBuf> Dispatcher<B> {
         }
     }
 
-    fn instruct(&mut self, worker: usize, token: u64, instruction: Instruction<B>) {
+    pub(super) fn instruct(&mut self, worker: usize, token: u64, instruction: Instruction<B>) {
         let outbox = &mut self.workers[worker].outbox;
         outbox.push_back(Instruct { token, instruction });
         self.flush(worker);
@@ -507,6 +526,7 @@ impl<B: PacketBuf> Dispatcher<B> {
                     origin,
                     dir,
                     buf,
+                    segment: None,
                 };
                 let agent = agent.or_else(|| self.watched.get(&key).copied());
                 match agent.map(usize::from) {
@@ -527,16 +547,17 @@ impl<B: PacketBuf> Dispatcher<B> {
                         self.tell(agent, &ToAgent::Synchronised { token, protected });
                     }
                 }
-                None => {}
+                Some(Waiter::Resize(_)) | None => {}
             },
             Notice::Flow { token, outcome } => {
-                let Some(Waiter::Agent {
-                    connection,
-                    token,
-                    then,
-                }) = self.waiting.remove(&token)
-                else {
-                    return;
+                let (connection, token, then) = match self.waiting.remove(&token) {
+                    Some(Waiter::Agent {
+                        connection,
+                        token,
+                        then,
+                    }) => (connection, token, then),
+                    Some(Waiter::Resize(key)) => return self.found(key, outcome),
+                    _ => return,
                 };
                 match (outcome, then) {
                     (Ok(parent), Then::Expect(expectation)) => {
@@ -554,7 +575,7 @@ impl<B: PacketBuf> Dispatcher<B> {
     fn done(&mut self, number: u64, outcome: Result<(), Refusal>) {
         match self.waiting.remove(&number) {
             // A delivery, or whoever asked is gone.
-            None => {}
+            None | Some(Waiter::Resize(_)) => {}
             Some(Waiter::Control { answer, twice }) => {
                 let told = answer.try_send(Answer::Done(outcome));
                 if twice && outcome.is_ok() && told.is_ok() {
@@ -662,9 +683,11 @@ impl<B: PacketBuf> Dispatcher<B> {
                         return Err(why);
                     }
                     self.count(AgentCounter::Rewritten);
+                } else {
+                    kept.segment = wire::parse(kept.buf.data()).ok().and_then(|p| segment(&p));
                 }
                 self.count(AgentCounter::Delivered);
-                self.deliver(kept);
+                self.hand_over(agent, kept);
                 Ok(())
             }
             ToDaemon::Discard { id } => {
@@ -818,6 +841,16 @@ fn rewrite<B: PacketBuf>(kept: &mut Kept<B>, frame: &[u8]) -> Result<(), String>
     );
     if named != (kept.key, kept.dir) {
         return Err("it delivered a frame of another flow".into());
+    }
+    kept.segment = segment(&parsed);
+    let had = wire::parse(kept.buf.data()).ok();
+    if let (Some(segment), Some(had)) = (&mut kept.segment, had) {
+        if (had.tcp.seq, had.tcp.ack, had.tcp.flags)
+            != (parsed.tcp.seq, parsed.tcp.ack, parsed.tcp.flags)
+        {
+            return Err("it delivered a segment with other sequence numbers or flags".into());
+        }
+        segment.had = u32::from(had.end.saturating_sub(had.payload));
     }
     kept.buf
         .set_len(frame.len())

@@ -12,7 +12,9 @@ use std::time::Duration;
 use agent::frame::{self, FrameError, HELLO_LEN_MAX, LEN_MAX};
 use agent::{Done, PROTOCOL_VERSION, ToAgent, ToDaemon};
 use ipnet::IpNet;
-use state::{Block, BlockReason, CommonKey, CommonValue, Expectation, ExpectationKey};
+use state::{
+    Block, BlockReason, CommonKey, CommonValue, Expectation, ExpectationKey, FlowKey, SeqShift,
+};
 
 use super::dispatch::{Event, Link};
 use crate::common_requests::{Common, check_block, check_life, state_net};
@@ -42,6 +44,8 @@ pub(crate) enum CommonJob {
         for_ms: u64,
         note: String,
     },
+    /// An agent has changed a packet's length.
+    Shift { key: FlowKey, shift: SeqShift },
 }
 
 /// What connections need.
@@ -206,7 +210,22 @@ fn change(
     events: &SyncSender<Event>,
 ) {
     while let Ok(job) = jobs.recv() {
+        let put = |key, value, life_ms| {
+            let reached = common.store.put(key, value, life_ms);
+            let reached = reached.map_err(|error| error.to_string())?;
+            let names = reached.lacking.iter().map(|node| common.name(*node));
+            Ok::<Vec<String>, String>(names.collect())
+        };
         let (token, entry) = match job {
+            CommonJob::Shift { key, shift } => {
+                let value = CommonValue::SeqShift(shift);
+                // For as long as the connection lives: whoever ends it deletes this.
+                let outcome = put(CommonKey::SeqShift(key), value, None);
+                if events.send(Event::Shifted { key, outcome }).is_err() {
+                    return;
+                }
+                continue;
+            }
             CommonJob::Expect {
                 token,
                 key,
@@ -230,13 +249,11 @@ fn change(
             } => (token, block(common, source, for_ms, note)),
         };
         let outcome = entry.and_then(|(key, value, for_ms)| {
-            let reached = common.store.put(key, value, Some(for_ms));
-            let reached = reached.map_err(|error| error.to_string())?;
-            if reached.lacking.is_empty() {
-                return Ok(Done::Complete);
-            }
-            let names = reached.lacking.iter().map(|node| common.name(*node));
-            Ok(Done::Lacking(names.collect()))
+            let lacking = put(key, value, Some(for_ms))?;
+            Ok(match lacking.is_empty() {
+                true => Done::Complete,
+                false => Done::Lacking(lacking),
+            })
         });
         let changed = Event::Changed {
             connection,

@@ -8,6 +8,7 @@
 pub(crate) mod command;
 pub(crate) mod dispatch;
 pub(crate) mod link;
+mod resize;
 #[cfg(test)]
 pub(crate) mod tests;
 

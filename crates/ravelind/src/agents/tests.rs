@@ -88,13 +88,17 @@ impl Rig {
     }
 
     fn packet(&mut self, data: &[u8]) {
+        self.frame(&tcp(data));
+    }
+
+    fn frame(&mut self, frame: &[u8]) {
         self.notify(Notice::Packet {
             key: key(),
             agent: Some(0),
             origin: origin(),
             dir: origin(),
             port: 7,
-            buf: MemoryBuf::new(&tcp(data)),
+            buf: MemoryBuf::new(frame),
         });
     }
 
@@ -191,13 +195,17 @@ fn flow() -> Flow {
 }
 
 fn tcp(data: &[u8]) -> Vec<u8> {
+    tcp_at(1, data)
+}
+
+fn tcp_at(seq: u32, data: &[u8]) -> Vec<u8> {
     let (from, to) = ("10.1.0.10:40000", "10.2.0.10:21");
     let flags = wire::tcp::ACK | wire::tcp::PSH;
     build::tcp(
         from.parse().unwrap(),
         to.parse().unwrap(),
         flags,
-        1,
+        seq,
         1,
         data,
     )
@@ -244,10 +252,12 @@ fn packets_go_to_their_agent_and_come_back_as_it_says() {
     let packets: Vec<_> = (0..3).map(|_| given(&mut client)).collect();
     assert_eq!((packets[0].flow, packets[0].from_opener), (flow(), true));
     assert_eq!(packets[1].frame, tcp(b"two"));
-    client.deliver_rewritten(packets[1].id, tcp(b"2")).unwrap();
+    client
+        .deliver_rewritten(packets[1].id, tcp(b"TWO"))
+        .unwrap();
     client.discard(packets[0].id).unwrap();
     client.deliver(packets[2].id).unwrap();
-    assert_eq!(served.rig.delivered(), b"2");
+    assert_eq!(served.rig.delivered(), b"TWO");
     assert!(matches!(
         served.rig.carry_out(),
         Instruction::Discard { .. }
@@ -255,6 +265,68 @@ fn packets_go_to_their_agent_and_come_back_as_it_says() {
     assert_eq!(served.rig.delivered(), b"six");
     wait(|| (served.rig.count(AgentCounter::Delivered) == 2).then_some(()));
     assert_eq!(served.rig.count(AgentCounter::Rewritten), 1);
+}
+
+/// Other nodes know of a changed length before its packet leaves, and what comes behind it waits; sent again, the packet
+/// must have the length that it had.
+#[test]
+fn changed_lengths_are_common_state_before_their_packets_leave() {
+    let mut served = Served::start(WhenGone::Drop, 8);
+    let mut client = served.connect().expect("taken");
+    served.rig.frame(&tcp_at(1, b"abc"));
+    served.rig.frame(&tcp_at(4, b"def"));
+    let [first, second] = [given(&mut client), given(&mut client)];
+    client
+        .deliver_rewritten(first.id, tcp_at(1, b"abcabc"))
+        .unwrap();
+    client.deliver(second.id).unwrap();
+    assert!(matches!(served.rig.carry_out(), Instruction::Ask { .. }));
+    assert_eq!(served.rig.delivered(), b"abcabc");
+    let entries = served.common.store.of_kind(CommonKind::SeqShift).unwrap();
+    let Some(state::CommonValue::SeqShift(shift)) = &entries[0].value else {
+        panic!("{entries:?}");
+    };
+    assert_eq!((shift.incarnation, shift.side(origin()).sent(4)), (1, 7));
+    assert_eq!(served.rig.delivered(), b"def");
+    wait(|| (served.rig.count(AgentCounter::Resized) == 1).then_some(()));
+
+    // As the publisher has it.
+    let mut map = state::CommonMap::new();
+    let [entry] = &entries[..] else {
+        panic!("{entries:?}");
+    };
+    let value = entry.value.clone().expect("it lives");
+    map.put(entry.key, value, None, entry.stamp, 0).unwrap();
+    let kinds = [CommonKind::SeqShift].into_iter().collect();
+    let common = served.rig.node.common.load().rebuild(&map, kinds);
+    served.rig.node.common.publish(Arc::new(common));
+    for (again, passes) in [
+        (None, false),
+        (Some(b"abcxyz"), true),
+        (Some(b"abc123"), true),
+    ] {
+        served.rig.frame(&tcp_at(1, b"abc"));
+        let id = given(&mut client).id;
+        match again {
+            Some(data) => client.deliver_rewritten(id, tcp_at(1, data)).unwrap(),
+            None => client.deliver(id).unwrap(),
+        }
+        assert!(matches!(served.rig.carry_out(), Instruction::Ask { .. }));
+        let done = served.rig.carry_out();
+        assert_eq!(
+            matches!(done, Instruction::Deliver { .. }),
+            passes,
+            "{done:?}"
+        );
+    }
+    wait(|| (served.rig.count(AgentCounter::ResizeRefused) == 1).then_some(()));
+    assert_eq!(served.common.store.count(CommonKind::SeqShift), 1);
+
+    // Numbers are the daemon's.
+    served.rig.frame(&tcp_at(7, b"ghi"));
+    let id = given(&mut client).id;
+    client.deliver_rewritten(id, tcp_at(8, b"ghi")).unwrap();
+    wait(|| (served.rig.count(AgentCounter::Malformed) == 1).then_some(()));
 }
 
 /// What an agent says that it may not say ends its connection and changes nothing.

@@ -5,6 +5,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::key::CommonKey;
 use super::map::CommonError;
+use super::shift::{SHIFTS_MAX, SeqShift, SideShift};
 use super::value::{
     Block, BlockReason, CommonEntry, CommonValue, Expectation, GROUPS_MAX, Lease, PolicyAt,
     PolicyText, Secret, Suite, Tunnel, User,
@@ -33,6 +34,9 @@ pub enum InvalidCommon {
     /// The parent connection's endpoints must be in canonical order.
     #[error("the parent connection's endpoints are not in canonical order")]
     Parent,
+    /// Sums or steps out of range or order.
+    #[error("the steps of sequence numbers are out of range or order")]
+    Steps,
     /// A deletion that ends.
     #[error("a tombstone with an end")]
     MortalTombstone,
@@ -155,6 +159,24 @@ enum WireValue {
         tried: u32,
         error: Option<String>,
     },
+    SeqShift {
+        incarnation: u64,
+        a: WireSide,
+        b: WireSide,
+    },
+}
+
+/// The numbers of what one end sends.
+#[derive(Archive, Serialize, Deserialize, Debug)]
+struct WireSide {
+    base: i32,
+    steps: Vec<WireStep>,
+}
+
+#[derive(Archive, Serialize, Deserialize, Debug)]
+struct WireStep {
+    at: u32,
+    by: i32,
 }
 
 /// Shows no content: it may be key material.
@@ -211,6 +233,21 @@ impl WireValue {
                 tried: at.tried,
                 error: at.error.clone(),
             },
+            CommonValue::SeqShift(shift) => {
+                let side = |dir| {
+                    let (base, steps) = shift.side(dir).parts();
+                    let steps = steps.iter().map(|&(at, by)| WireStep { at, by });
+                    WireSide {
+                        base,
+                        steps: steps.collect(),
+                    }
+                };
+                Self::SeqShift {
+                    incarnation: shift.incarnation,
+                    a: side(Dir::AToB),
+                    b: side(Dir::BToA),
+                }
+            }
         }
     }
 }
@@ -244,6 +281,17 @@ impl ArchivedWireEntry {
 impl ArchivedWireEnd {
     fn end(&self) -> ([u8; 16], u16) {
         (self.address, self.port.to_native())
+    }
+}
+
+impl ArchivedWireSide {
+    fn side(&self) -> Result<SideShift, InvalidCommon> {
+        if self.steps.len() > SHIFTS_MAX {
+            return Err(InvalidCommon::Steps);
+        }
+        let step = |step: &ArchivedWireStep| (step.at.to_native(), step.by.to_native());
+        let steps: Vec<(u32, i32)> = self.steps.iter().map(step).collect();
+        SideShift::of_parts(self.base.to_native(), &steps).ok_or(InvalidCommon::Steps)
     }
 }
 
@@ -353,6 +401,10 @@ impl ArchivedWireValue {
                 generation: generation.to_native(),
                 tried: tried.to_native(),
                 error: error.as_ref().map(|error| error.as_str().to_owned()),
+            }),
+            Self::SeqShift { incarnation, a, b } => CommonValue::SeqShift(SeqShift {
+                incarnation: incarnation.to_native(),
+                sides: [a.side()?, b.side()?],
             }),
         })
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::key::{ip, is_v4_mapped};
+use crate::key::{Dir, FlowKey, PROTO_TCP, ip, is_v4_mapped};
 use crate::node::NodeId;
 
 /// A network: an address whose host bits are zero, and the length of its prefix in bits of the
@@ -87,6 +87,8 @@ pub enum CommonKey {
     Policy,
     /// Which policy a node has, as that node says.
     PolicyAt(NodeId),
+    /// The numbers of a TCP connection in which lengths were changed.
+    SeqShift(FlowKey),
 }
 
 impl CommonKey {
@@ -103,6 +105,7 @@ impl CommonKey {
             Self::Lease { .. } => CommonKind::Lease,
             Self::Policy => CommonKind::Policy,
             Self::PolicyAt(_) => CommonKind::PolicyAt,
+            Self::SeqShift(_) => CommonKind::SeqShift,
         }
     }
 
@@ -130,6 +133,13 @@ impl CommonKey {
             }
             Self::Policy => {}
             Self::PolicyAt(node) => out[1] = node.raw(),
+            Self::SeqShift(key) => {
+                let ((a, a_port), (b, b_port)) = (key.source(Dir::AToB), key.source(Dir::BToA));
+                out[1..17].copy_from_slice(&a);
+                out[17..33].copy_from_slice(&b);
+                out[33..35].copy_from_slice(&a_port.to_be_bytes());
+                out[35..37].copy_from_slice(&b_port.to_be_bytes());
+            }
         }
         out
     }
@@ -155,6 +165,12 @@ impl CommonKey {
             },
             CommonKind::Policy => Self::Policy,
             CommonKind::PolicyAt => Self::PolicyAt(NodeId::new(bytes[1])?),
+            CommonKind::SeqShift => {
+                let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+                let (a, b) = (address(1), address(17));
+                // Ends in another order are another form.
+                Self::SeqShift(FlowKey::new(a, b, port(33), port(35), PROTO_TCP).0)
+            }
         };
         // Host bits, a flag other than 0 and 1, anything behind the fields: another form.
         (key.to_bytes() == *bytes).then_some(key)
@@ -179,11 +195,13 @@ pub enum CommonKind {
     Policy = 5,
     /// What became of the policy on a node.
     PolicyAt = 6,
+    /// The numbers of a TCP connection.
+    SeqShift = 7,
 }
 
 impl CommonKind {
     /// All kinds, in ascending order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Expectation,
         Self::Block,
         Self::User,
@@ -191,6 +209,7 @@ impl CommonKind {
         Self::Lease,
         Self::Policy,
         Self::PolicyAt,
+        Self::SeqShift,
     ];
 
     /// The kind as people read it.
@@ -203,6 +222,7 @@ impl CommonKind {
             Self::Lease => "lease",
             Self::Policy => "policy",
             Self::PolicyAt => "policy of a node",
+            Self::SeqShift => "sequence numbers",
         }
     }
 
@@ -219,7 +239,7 @@ impl fmt::Display for CommonKind {
 
 /// A set of kinds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct CommonKinds(u8);
+pub struct CommonKinds(u16);
 
 impl CommonKinds {
     /// No kind.

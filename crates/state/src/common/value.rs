@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::key::{CommonKey, CommonKind};
 use super::map::CommonError;
+use super::shift::SeqShift;
 use crate::clock::Stamp;
 use crate::flow::SyncMode;
 use crate::key::FlowKey;
@@ -206,6 +207,8 @@ pub enum CommonValue {
     Policy(PolicyText),
     /// Under [`CommonKey::PolicyAt`].
     PolicyAt(PolicyAt),
+    /// Under [`CommonKey::SeqShift`].
+    SeqShift(SeqShift),
 }
 
 impl CommonValue {
@@ -219,6 +222,7 @@ impl CommonValue {
             Self::Lease(_) => CommonKind::Lease,
             Self::Policy(_) => CommonKind::Policy,
             Self::PolicyAt(_) => CommonKind::PolicyAt,
+            Self::SeqShift(_) => CommonKind::SeqShift,
         }
     }
 
@@ -250,7 +254,7 @@ impl CommonValue {
                 let mut names = user.groups.iter();
                 names.try_for_each(|group| within("group name", group.len(), NAME_BYTES_MAX))
             }
-            Self::Expectation(_) => Ok(()),
+            Self::Expectation(_) | Self::SeqShift(_) => Ok(()),
             Self::Tunnel(tunnel) => {
                 let expected = tunnel.suite.key_bytes();
                 let wrong = [&tunnel.key_in, &tunnel.key_out]
@@ -294,6 +298,10 @@ impl CommonValue {
                 Self::Tunnel(tunnel) => tunnel.key_in.0.len() + tunnel.key_out.0.len(),
                 Self::Policy(policy) => policy.text.len() + policy.note.len(),
                 Self::PolicyAt(at) => at.error.as_ref().map_or(0, String::len),
+                Self::SeqShift(shift) => {
+                    let steps = shift.sides.iter().map(|side| side.parts().1.len());
+                    8 * steps.sum::<usize>()
+                }
                 Self::Expectation(_) | Self::Lease(_) => 0,
             }
     }
