@@ -214,3 +214,174 @@ pub(crate) fn number(text: &[u8]) -> Option<usize> {
     let text = plain.then(|| std::str::from_utf8(text).ok()).flatten()?;
     text.parse::<u32>().ok().map(|number| number as usize)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// RFC 3665, section 3.1, F1: from Alice to Bob.
+    const INVITE: &str = "INVITE sip:bob@biloxi.example.com SIP/2.0\r\n\
+        Via: SIP/2.0/UDP client.atlanta.example.com:5060;branch=z9hG4bK74bf9\r\n\
+        Max-Forwards: 70\r\n\
+        From: Alice <sip:alice@atlanta.example.com>;tag=9fxced76sl\r\n\
+        To: Bob <sip:bob@biloxi.example.com>\r\n\
+        Call-ID: 3848276298220188511@atlanta.example.com\r\n\
+        CSeq: 1 INVITE\r\n\
+        Contact: <sip:alice@client.atlanta.example.com>\r\n\
+        Content-Type: application/sdp\r\n\
+        Content-Length: 5\r\n\
+        \r\nv=0\r\n";
+
+    fn read(text: &str) -> Option<Message<'_>> {
+        message(text.as_bytes())
+    }
+
+    #[test]
+    fn an_invite_has_a_description() {
+        let message = read(INVITE).expect("whole");
+        assert_eq!(
+            (message.kind, message.method),
+            (Kind::Request, Method::Invite)
+        );
+        assert_eq!(message.call, b"3848276298220188511@atlanta.example.com");
+        assert_eq!(message.description, Some(&b"v=0\r\n"[..]));
+        assert!(message.negotiates());
+    }
+
+    /// RFC 4475, section 3.1.1.1, as far as it is about what is read here: short names, folds, spaces and case.
+    #[test]
+    fn however_headers_are_written() {
+        let text = "\r\n\r\nINVITE sip:vivekg@chair-dnrc.example.com;unknownparam SIP/2.0\n\
+            TO :\n sip:vivekg@chair-dnrc.example.com ;   tag    = 1918181833n\n\
+            from   : \"J Rosenberg \\\\\\\"\"       <sip:jdrosen@example.com>\n  ;\n  tag = 98asjd8\n\
+            MaX-fOrWaRdS: 0068\n\
+            I: wsinv.ndaksdj@192.0.2.1\n\
+            l   : 5\n\
+            cseq: 0009\n  INVITE\n\
+            v:  SIP  / 2.0  / UDP\n    192.0.2.2;branch=390skdjuw\n\
+            s :\n\
+            c: APPLICATION/SDP ; charset=utf-8\n\
+            \nv=0\r\nmore than the length";
+        let message = read(text).expect("whole");
+        assert_eq!(message.call, b"wsinv.ndaksdj@192.0.2.1");
+        assert_eq!(message.description, Some(&b"v=0\r\n"[..]));
+    }
+
+    #[test]
+    fn which_messages_negotiate() {
+        for (start, sequence, expected) in [
+            ("SIP/2.0 200 OK", "1 INVITE", true),
+            ("SIP/2.0 183 Session Progress", "1 INVITE", true),
+            ("SIP/2.0 200", "2 UPDATE", true),
+            ("SIP/2.0 200 OK", "2 PRACK", true),
+            ("ACK sip:bob@biloxi.example.com SIP/2.0", "1 ACK", true),
+            ("PRACK sip:bob@biloxi.example.com SIP/2.0", "2 PRACK", true),
+            (
+                "UPDATE sip:bob@biloxi.example.com SIP/2.0",
+                "3 UPDATE",
+                true,
+            ),
+            // What somebody could do, or cannot.
+            ("SIP/2.0 200 OK", "1 OPTIONS", false),
+            ("SIP/2.0 488 Not Acceptable Here", "1 INVITE", false),
+            ("SIP/2.0 100 Trying", "1 INVITE", false),
+            ("OPTIONS sip:bob@biloxi.example.com SIP/2.0", "1 OPTIONS", false),
+            ("BYE sip:bob@biloxi.example.com SIP/2.0", "4 BYE", false),
+        ] {
+            let text = INVITE.split_once("\r\n").expect("lines").1;
+            let text = format!("{start}\r\n{}", text.replace("1 INVITE", sequence));
+            let message = read(&text).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(message.negotiates(), expected, "{start} {sequence}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_or_not_whole() {
+        for (from, to) in [
+            ("Content-Length: 5", "Content-Length: 6"),
+            ("Content-Length: 5", "Content-Length: -5"),
+            ("Content-Length: 5", "Content-Length: 99999999999999999999"),
+            ("Content-Length: 5", "Content-Length: 5\r\nl: 4"),
+            ("1 INVITE", "1 BYE"),
+            ("1 INVITE", "INVITE"),
+            ("CSeq: 1 INVITE\r\n", ""),
+            ("Call-ID: 3848276298220188511@atlanta.example.com\r\n", ""),
+            ("Max-Forwards: 70", "Max-Forwards 70"),
+            ("SIP/2.0\r\nVia", "SIP/3.0\r\nVia"),
+            ("INVITE sip:bob", " INVITE sip:bob"),
+            ("\r\n\r\nv=0\r\n", "\r\n"),
+        ] {
+            let text = INVITE.replacen(from, to, 1);
+            assert_ne!(text, INVITE);
+            assert_eq!(read(&text), None, "{to:?}");
+        }
+        for text in ["", "\r\n\r\n", "\r\n", "SIP/2.0 20 OK\r\n\r\n"] {
+            assert_eq!(read(text), None);
+        }
+        let many = format!("INVITE sip:b SIP/2.0\r\n{}\r\n", "a: b\r\n".repeat(HEADERS_MAX));
+        assert_eq!(read(&many), None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_description() {
+        for (from, to) in [
+            ("application/sdp", "text/plain"),
+            ("application/sdp", "multipart/mixed;boundary=x"),
+            ("Content-Type: application/sdp\r\n", ""),
+            ("Content-Type", "Content-Encoding: gzip\r\nContent-Type"),
+            ("Content-Length: 5", "Content-Length: 0"),
+        ] {
+            let text = INVITE.replacen(from, to, 1);
+            let message = read(&text).expect("a message");
+            assert_eq!(message.description, None, "{to:?}");
+        }
+        // Without a length the datagram's end is the body's.
+        let text = INVITE.replacen("Content-Length: 5\r\n", "", 1);
+        let message = read(&text).expect("a message");
+        assert_eq!(message.description, Some(&b"v=0\r\n"[..]));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn nothing_makes_it_panic(datagram in prop::collection::vec(any::<u8>(), 0..2000)) {
+            message(&datagram);
+        }
+
+        /// Cut short it is none; with other octets in it, it may be anything.
+        #[test]
+        fn damaged_messages(
+            cut in 0..INVITE.len(),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
+        ) {
+            prop_assert_eq!(message(&INVITE.as_bytes()[..cut]), None);
+            let mut datagram = INVITE.as_bytes().to_vec();
+            for (at, octet) in damage {
+                let at = at.index(datagram.len());
+                datagram[at] = octet;
+            }
+            message(&datagram);
+        }
+
+        /// Folds, short names and line ends change nothing.
+        #[test]
+        fn as_it_may_be_written(folded in any::<bool>(), short in any::<bool>(), bare in any::<bool>()) {
+            let mut text = INVITE.to_owned();
+            if folded {
+                text = text.replace(": ", ":\r\n\t ");
+            }
+            if short {
+                text = text.replace("Call-ID", "i").replace("Content-Type", "c");
+                text = text.replace("Content-Length", "l");
+            }
+            if bare {
+                let (head, body) = text.split_once("\r\n\r\n").expect("a body");
+                text = format!("{}\n\n{body}", head.replace("\r\n", "\n"));
+            }
+            prop_assert_eq!(read(&text), read(INVITE));
+        }
+    }
+}

@@ -153,3 +153,171 @@ fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     let words = text.split(|octet| *octet == b' ');
     words.filter(|word| !word.is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    fn rtp(address: &str, port: u16) -> Stream {
+        Stream {
+            ip: ip(address),
+            port,
+            ports: 1,
+            transport: Transport::Rtp,
+            taken: true,
+            mux: false,
+            rtcp: None,
+        }
+    }
+
+    /// RFC 8866, section 5, and RFC 4317, section 2.1.
+    #[test]
+    fn descriptions_of_the_standards() {
+        let text = "v=0\r\no=jdoe 3724394400 3724394405 IN IP4 198.51.100.1\r\n\
+            s=Call to John Smith\r\ni=SDP Offer #1\r\nu=http://www.jdoe.example.com/home.html\r\n\
+            e=Jane Doe <jane@jdoe.example.com>\r\np=+1 617 555-6011\r\nc=IN IP4 198.51.100.1\r\n\
+            t=0 0\r\nm=audio 49170 RTP/AVP 0\r\nm=audio 49180 RTP/AVP 0\r\n\
+            m=video 51372 RTP/AVP 99\r\nc=IN IP6 2001:db8::2\r\na=rtpmap:99 h263-1998/90000\r\n";
+        let expected = [
+            rtp("198.51.100.1", 49170),
+            rtp("198.51.100.1", 49180),
+            rtp("2001:db8::2", 51372),
+        ];
+        assert_eq!(streams(text.as_bytes()).unwrap(), expected);
+        let text = "v=0\no=bob 2808844564 2808844564 IN IP4 host.biloxi.example.com\ns=\n\
+            c=IN IP4 host.biloxi.example.com\nt=0 0\nm=audio 49174 RTP/AVP 0\n\
+            a=rtpmap:0 PCMU/8000\nm=video 0 RTP/AVP 31\n";
+        let found = streams(text.as_bytes()).unwrap();
+        let ends: Vec<_> = found.iter().map(|s| (s.ip, s.port)).collect();
+        assert_eq!(ends, [(None, 49174), (None, 0)], "a name, and refused");
+    }
+
+    #[test]
+    fn streams_and_their_attributes() {
+        let one = |media: &str| {
+            let text = format!("v=0\r\nc=IN IP4 192.0.2.1\r\na=sendonly\r\n{media}\r\n");
+            streams(text.as_bytes()).map(|mut streams| streams.remove(0))
+        };
+        let base = Stream {
+            taken: false,
+            ..rtp("192.0.2.1", 5000)
+        };
+        for (media, expected) in [
+            ("m=audio 5000 RTP/AVP 0", base.clone()),
+            ("m=audio 5000  UDP/TLS/RTP/SAVPF 0", base.clone()),
+            (
+                "m=audio 5000/2 RTP/SAVP 0\r\na=recvonly",
+                Stream {
+                    ports: 2,
+                    taken: true,
+                    ..base.clone()
+                },
+            ),
+            (
+                "m=audio 5000/60000 RTP/AVP 0",
+                Stream {
+                    ports: 8,
+                    ..base.clone()
+                },
+            ),
+            (
+                "m=image 5000 udptl t38\r\na=sendrecv",
+                Stream {
+                    taken: true,
+                    transport: Transport::Datagrams,
+                    ..base.clone()
+                },
+            ),
+            (
+                "m=application 5000 UDP/DTLS/SCTP webrtc-datachannel",
+                Stream {
+                    transport: Transport::Datagrams,
+                    ..base.clone()
+                },
+            ),
+            (
+                "m=message 5000 TCP/MSRP *",
+                Stream {
+                    transport: Transport::Other,
+                    ..base.clone()
+                },
+            ),
+            (
+                "m=audio 5000 RTP/AVP 0\r\na=rtcp:5555\r\na=rtcp-mux",
+                Stream {
+                    rtcp: Some((5555, None)),
+                    mux: true,
+                    ..base.clone()
+                },
+            ),
+            // RFC 3605, section 2.1.
+            (
+                "m=audio 5000 RTP/AVP 0\r\na=rtcp:53020 IN IP6 2001:db8::8",
+                Stream {
+                    rtcp: Some((53020, ip("2001:db8::8"))),
+                    ..base.clone()
+                },
+            ),
+            (
+                "m=audio 5000 RTP/AVP 0\r\na=rtcp:70000\r\nc=IN IP4 0.0.0.0",
+                Stream {
+                    ip: None,
+                    ..base.clone()
+                },
+            ),
+            (
+                "m=audio 5000 RTP/AVP 0\r\nc=IN IP4 233.252.0.1/127/3",
+                Stream {
+                    ip: ip("233.252.0.1"),
+                    ..base.clone()
+                },
+            ),
+        ] {
+            assert_eq!(one(media), Some(expected), "{media}");
+        }
+        for media in [
+            "m=audio 65536 RTP/AVP 0",
+            "m=audio -1 RTP/AVP 0",
+            "m=audio 5000/x RTP/AVP 0",
+            "m=audio 5000",
+            "m=",
+        ] {
+            assert_eq!(one(media), None, "{media}");
+        }
+        assert_eq!(streams(b"c=IN IP4 192.0.2.1\r\nm=audio 5000 RTP/AVP 0"), None);
+        let many = format!("v=0\r\n{}", "m=audio 5000 RTP/AVP 0\r\n".repeat(99));
+        assert_eq!(streams(many.as_bytes()).unwrap().len(), STREAMS_MAX);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn nothing_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..2000)) {
+            streams(&body);
+        }
+
+        #[test]
+        fn nor_do_lines_of_the_right_kinds(
+            lines in prop::collection::vec(
+                ("(v|c|m|a)=", "(IN IP[46] [0-9a-f.:/]{0,20}|audio [0-9/]{0,12} (RTP|UDP|TCP|/){1,4}|rtcp:[0-9 INP]{0,12}|rtcp-mux|.{0,20})"),
+                0..40,
+            ),
+        ) {
+            let mut text = "v=0\r\n".to_owned();
+            for (kind, value) in lines {
+                text += &format!("{kind}{value}\r\n");
+            }
+            if let Some(streams) = streams(text.as_bytes()) {
+                prop_assert!(streams.len() <= STREAMS_MAX);
+                prop_assert!(streams.iter().all(|stream| usize::from(stream.ports) <= PORTS_MAX));
+            }
+        }
+    }
+}
