@@ -287,7 +287,11 @@ mod tests {
             ("SIP/2.0 200 OK", "1 OPTIONS", false),
             ("SIP/2.0 488 Not Acceptable Here", "1 INVITE", false),
             ("SIP/2.0 100 Trying", "1 INVITE", false),
-            ("OPTIONS sip:bob@biloxi.example.com SIP/2.0", "1 OPTIONS", false),
+            (
+                "OPTIONS sip:bob@biloxi.example.com SIP/2.0",
+                "1 OPTIONS",
+                false,
+            ),
             ("BYE sip:bob@biloxi.example.com SIP/2.0", "4 BYE", false),
         ] {
             let text = INVITE.split_once("\r\n").expect("lines").1;
@@ -320,7 +324,10 @@ mod tests {
         for text in ["", "\r\n\r\n", "\r\n", "SIP/2.0 20 OK\r\n\r\n"] {
             assert_eq!(read(text), None);
         }
-        let many = format!("INVITE sip:b SIP/2.0\r\n{}\r\n", "a: b\r\n".repeat(HEADERS_MAX));
+        let many = format!(
+            "INVITE sip:b SIP/2.0\r\n{}\r\n",
+            "a: b\r\n".repeat(HEADERS_MAX)
+        );
         assert_eq!(read(&many), None);
     }
 

@@ -141,9 +141,8 @@ fn attribute(value: &[u8], stream: Option<&mut Stream>, session_taken: &mut bool
     if value == b"rtcp-mux" {
         stream.mux = true;
     } else if let Some(value) = value.strip_prefix(b"rtcp:") {
-        let (port, address) = value.split_at(
-            (value.iter().position(|octet| *octet == b' ')).unwrap_or(value.len()),
-        );
+        let (port, address) =
+            value.split_at((value.iter().position(|octet| *octet == b' ')).unwrap_or(value.len()));
         let port = number(port).and_then(|port| u16::try_from(port).ok());
         stream.rtcp = port.map(|port| (port, connection(address)));
     }
@@ -290,7 +289,10 @@ mod tests {
         ] {
             assert_eq!(one(media), None, "{media}");
         }
-        assert_eq!(streams(b"c=IN IP4 192.0.2.1\r\nm=audio 5000 RTP/AVP 0"), None);
+        assert_eq!(
+            streams(b"c=IN IP4 192.0.2.1\r\nm=audio 5000 RTP/AVP 0"),
+            None
+        );
         let many = format!("v=0\r\n{}", "m=audio 5000 RTP/AVP 0\r\n".repeat(99));
         assert_eq!(streams(many.as_bytes()).unwrap().len(), STREAMS_MAX);
     }

@@ -174,7 +174,10 @@ mod tests {
 
     /// A message with a description that has these lines after its first.
     fn text(start: &str, sequence: &str, lines: &[&str]) -> Vec<u8> {
-        let body = format!("v=0\r\no=- 1 1 IN IP4 x\r\ns=-\r\nt=0 0\r\n{}\r\n", lines.join("\r\n"));
+        let body = format!(
+            "v=0\r\no=- 1 1 IN IP4 x\r\ns=-\r\nt=0 0\r\n{}\r\n",
+            lines.join("\r\n")
+        );
         let length = body.len();
         format!(
             "{start}\r\nVia: SIP/2.0/UDP x;branch=z9hG4bK1\r\nFrom: <sip:a@x>;tag=1\r\nTo: <sip:b@x>\r\n\
@@ -254,7 +257,11 @@ mod tests {
         let mut sip = Sip::default();
         let mux = [OF_B, "m=audio 7000 RTP/AVP 0", "a=rtcp-mux"];
         assert_eq!(ports(&mut sip, false, &ok(&mux)), [7000, 7001]);
-        let ack = text("ACK sip:b@x SIP/2.0", "1 ACK", &[OF_A, AUDIO, "a=rtcp:6100"]);
+        let ack = text(
+            "ACK sip:b@x SIP/2.0",
+            "1 ACK",
+            &[OF_A, AUDIO, "a=rtcp:6100"],
+        );
         assert_eq!(ports(&mut sip, true, &ack), [6000, 6100]);
     }
 

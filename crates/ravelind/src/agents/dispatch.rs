@@ -8,7 +8,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use agent::{
-    Done, Flow, FlowState, PROTOCOL_VERSION, Packet, REQUESTS_MAX, Request, ToAgent, ToDaemon, frame,
+    Done, Flow, FlowState, PROTOCOL_VERSION, Packet, REQUESTS_MAX, Request, ToAgent, ToDaemon,
+    frame,
 };
 use config::WhenGone;
 use engine::port::PacketBuf;
