@@ -86,13 +86,10 @@ impl Sip {
             self.ages.insert(self.last, key.clone());
         }
         let age = self.last;
-        let mux_of = |call: &mut Call| {
-            let side = usize::from(packet.from_opener);
-            call.mux[side] = mux;
-            mux & call.mux[1 - side]
-        };
-        let call = self.calls.entry(key);
-        mux_of(call.or_insert(Call { age, mux: [0; 2] }))
+        let side = usize::from(packet.from_opener);
+        let call = self.calls.entry(key).or_insert(Call { age, mux: [0; 2] });
+        call.mux[side] = mux;
+        mux & call.mux[1 - side]
     }
 
     fn forget(&mut self, key: &CallKey) {

@@ -73,9 +73,10 @@ mod tests {
                 once: true,
                 for_ms: FOR_MS,
             };
-            assert_eq!(Tftp.announces(&packet).expect, [expected.clone()]);
-            // Sent again.
-            assert_eq!(Tftp.announces(&packet).expect, [expected]);
+            for sent in ["once", "again"] {
+                let announced = Tftp.announces(&packet);
+                assert_eq!(announced.expect, vec![expected.clone()], "{sent}");
+            }
         }
     }
 

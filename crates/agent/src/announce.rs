@@ -67,12 +67,15 @@ pub enum Action {
 /// Packets that wait. As many as the daemon gives an agent at a time, so that nothing here grows without end.
 #[derive(Debug, Default)]
 pub struct Waiting {
-    /// By flow and whether they go from its opener: packets, each with what it waits for.
-    queues: HashMap<(Flow, bool), VecDeque<(u64, Vec<u64>)>>,
-    /// For which flow and direction something is expected.
-    asked: HashMap<u64, (Flow, bool)>,
+    /// Packets, each with what it waits for.
+    queues: HashMap<Way, VecDeque<(u64, Vec<u64>)>>,
+    /// For which way's packet something is expected.
+    asked: HashMap<u64, Way>,
     last: u64,
 }
+
+/// One direction of a flow: whether it is that from its opener.
+type Way = (Flow, bool);
 
 impl Waiting {
     /// A packet, and what it announces.

@@ -116,7 +116,78 @@ struct Asked {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
+    use crate::frame::{self, LEN_MAX};
+    use crate::{Flow, PROTOCOL_VERSION, ToDaemon};
+
+    /// Announces 100 connections with every packet.
+    struct Talkative;
+
+    impl Protocol for Talkative {
+        fn announces(&mut self, packet: &Packet) -> Announced {
+            let mut announced = Announced::default();
+            for port in 2000..2100 {
+                let end = (packet.flow.src, port);
+                announced.listens(packet.flow, packet.from_opener, 17, end, 60_000);
+            }
+            announced
+        }
+    }
+
+    #[test]
+    fn what_a_packet_announces_is_asked_for_in_portions_and_then_it_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let agent = std::thread::spawn(move || {
+            let served = serve("talkative", &path, "x", &mut Talkative);
+            served.expect_err("the daemon goes away").to_string()
+        });
+        let (mut daemon, _) = listener.accept().unwrap();
+        let hello: ToDaemon = frame::read(&mut daemon, LEN_MAX).unwrap();
+        assert!(matches!(hello, ToDaemon::Hello { name, .. } if name == "x"));
+        let version = PROTOCOL_VERSION;
+        frame::write(&mut daemon, &ToAgent::Welcome { version }).unwrap();
+        let flow = Flow {
+            proto: 17,
+            src: "10.1.0.10".parse().unwrap(),
+            sport: 40000,
+            dst: "10.2.0.10".parse().unwrap(),
+            dport: 5060,
+        };
+        let packet = Packet {
+            id: 7,
+            flow,
+            from_opener: true,
+            frame: vec![],
+        };
+        frame::write(&mut daemon, &ToAgent::Packet(packet)).unwrap();
+        // Nothing else comes before an answer, and with each answer one more.
+        let mut asked = vec![];
+        for answered in 0..100 {
+            while asked.len() < (answered + REQUESTS_MAX).min(100) {
+                match frame::read(&mut daemon, LEN_MAX).unwrap() {
+                    ToDaemon::Ask { token, .. } => asked.push(token),
+                    other => panic!("{other:?} after {answered} answers"),
+                }
+            }
+            daemon.set_nonblocking(true).unwrap();
+            let more = frame::read::<ToDaemon>(&mut daemon, LEN_MAX);
+            assert!(more.is_err(), "{more:?} after {answered} answers");
+            daemon.set_nonblocking(false).unwrap();
+            let answer = ToAgent::Answer {
+                token: asked[answered],
+                outcome: Ok(Done::Complete),
+            };
+            frame::write(&mut daemon, &answer).unwrap();
+        }
+        let last: ToDaemon = frame::read(&mut daemon, LEN_MAX).unwrap();
+        assert_eq!(last, ToDaemon::Deliver { id: 7, frame: None });
+        drop(daemon);
+        assert_eq!(agent.join().unwrap(), "the connection was closed");
+    }
 
     #[test]
     fn the_command_line_is_sound() {
