@@ -1,7 +1,7 @@
 //! The TFTP and SIP agents with real servers and real clients: transfers and media that no rule allows pass since
 //! they were announced, also when the node that heard it is dead, and do not without the agents.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,8 +11,21 @@ use lab::process::{Process, Spawn};
 use lab::program::{Binaries, run};
 use lab::{Cluster, Namespace};
 
-const CLIENT: &str = "10.1.0.10";
-const SERVER: &str = "10.2.0.10";
+/// The addresses of client and server.
+#[derive(Clone, Copy)]
+struct Ends {
+    client: IpAddr,
+    server: IpAddr,
+}
+
+const V4: Ends = Ends {
+    client: IpAddr::V4(Ipv4Addr::new(10, 1, 0, 10)),
+    server: IpAddr::V4(Ipv4Addr::new(10, 2, 0, 10)),
+};
+const V6: Ends = Ends {
+    client: IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x10)),
+    server: IpAddr::V6(Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 0x10)),
+};
 const FILE_BYTES: usize = 3_000_000;
 /// How long is waited for what must not come.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -74,18 +87,20 @@ fn logs(cluster: &Cluster) -> PathBuf {
 }
 
 /// A socket with an address in a namespace; port 0 for any.
-fn socket(namespace: &Namespace, address: &str, port: u16) -> UdpSocket {
-    let to: SocketAddr = format!("{address}:{port}").parse().expect("an address");
-    let socket = namespace.enter(|| UdpSocket::bind(to)).expect("entered");
-    socket.expect("a free port")
+fn socket(namespace: &Namespace, address: IpAddr, port: u16) -> UdpSocket {
+    let at = SocketAddr::new(address, port);
+    let socket = namespace.enter(|| UdpSocket::bind(at)).expect("entered");
+    socket.unwrap_or_else(|error| panic!("{at}: {error}"))
 }
 
-fn in_client(cluster: &Cluster, port: u16) -> UdpSocket {
-    socket(&cluster.topology().client(), CLIENT, port)
-}
+impl Ends {
+    fn in_client(self, cluster: &Cluster, port: u16) -> UdpSocket {
+        socket(&cluster.topology().client(), self.client, port)
+    }
 
-fn in_server(cluster: &Cluster, port: u16) -> UdpSocket {
-    socket(&cluster.topology().server(), SERVER, port)
+    fn in_server(self, cluster: &Cluster, port: u16) -> UdpSocket {
+        socket(&cluster.topology().server(), self.server, port)
+    }
 }
 
 fn port_of(socket: &UdpSocket) -> u16 {
@@ -238,47 +253,52 @@ fn files_are_read_and_written_with_curl_and_tftpd() {
 #[test]
 fn an_answer_passes_though_the_node_that_heard_the_request_is_dead() {
     let mut cluster = start("etftpkil", true);
-    let (client, server) = (in_client(&cluster, 0), in_server(&cluster, 69));
+    let (client, server) = (V4.in_client(&cluster, 0), V4.in_server(&cluster, 69));
+    // Something else than a request is nobody's business.
+    must_arrive(&client, &server, b"\0\x01file\0");
+    must_not_arrive(&V4.in_server(&cluster, 0), &client, b"\0\x05\0\0no\0");
     let request = b"\0\x01file\0octet\0blksize\x001400\0";
     // Once more than needed, as a client that is impatient does.
     for _ in 0..2 {
-        client.send_to(request, (SERVER, 69)).expect("sent");
+        client.send_to(request, (V4.server, 69)).expect("sent");
         let (datagram, from) = receive(&server, LIMIT).expect("the rule allows it");
         assert_eq!(datagram, request);
         assert_eq!(from.port(), port_of(&client));
     }
     kill_owner(&mut cluster, port_of(&client), 69);
-    let answer = in_server(&cluster, 0);
+    let answer = V4.in_server(&cluster, 0);
     must_arrive(&answer, &client, b"\0\x06blksize\x001400\0");
     must_arrive(&client, &answer, b"\0\x04\0\0");
     must_arrive(&answer, &client, b"\0\x03\0\x01data");
     assert_eq!(total(&cluster, "flow_expected"), 1);
     // It is used up: nobody else may send there, and the client to nobody else.
     wait_whole(&mut cluster);
-    let other = in_server(&cluster, 0);
+    let other = V4.in_server(&cluster, 0);
     must_not_arrive(&other, &client, b"\0\x03\0\x01other");
     must_not_arrive(&client, &other, b"\0\x04\0\x01");
     // Its heir's agent hears of the next, from another port.
-    let client = in_client(&cluster, 0);
-    client.send_to(request, (SERVER, 69)).expect("sent");
+    let client = V4.in_client(&cluster, 0);
+    client.send_to(request, (V4.server, 69)).expect("sent");
     assert!(receive(&server, LIMIT).is_some());
     must_arrive(&other, &client, b"\0\x03\0\x01data");
 }
 
 /// sipp as server, which sends back what comes to its media port.
-fn sip_server(cluster: &Cluster) -> Process {
-    let media = SERVER_MEDIA.to_string();
+fn sip_server(cluster: &Cluster, ends: Ends) -> Process {
+    let (address, media) = (ends.server.to_string(), SERVER_MEDIA.to_string());
     let log = logs(cluster).join("sipp-server.log");
     let mut process = Spawn::new("sipp-server", "sipp")
         .args(["-sn", "uas", "-nostdin", "-rtp_echo"])
-        .args(["-i", SERVER, "-mi", SERVER, "-mp", &media])
+        .args(["-i", &address, "-mi", &address, "-mp", &media])
         .inside(&cluster.topology().server())
         .start(cluster.topology().state(), &log)
         .expect("sipp starts");
     wait_for("sipp to listen", || {
         process.must_run().expect("sipp runs");
         let server = cluster.topology().server();
-        let table = server.enter(|| std::fs::read_to_string("/proc/thread-self/net/udp"));
+        let table = if ends.server.is_ipv6() { "udp6" } else { "udp" };
+        let path = format!("/proc/thread-self/net/{table}");
+        let table = server.enter(|| std::fs::read_to_string(&path));
         let text = table.expect("entered").expect("read");
         // Ports 5060 and 6000.
         match [":13C4 ", ":1770 "].iter().all(|port| text.contains(port)) {
@@ -290,17 +310,18 @@ fn sip_server(cluster: &Cluster) -> Process {
 }
 
 /// sipp as client, which announces a port that the test has. Returns when the call is made.
-fn call(cluster: &Cluster) -> Process {
+fn call(cluster: &Cluster, ends: Ends) -> Process {
     let folder = logs(cluster);
     let text = include_str!("sipp/call.xml").replace("MEDIA_PORT", &CLIENT_MEDIA.to_string());
     let scenario = folder.join("call.xml");
     std::fs::write(&scenario, text).expect("written");
     let before = total(cluster, "forwarded");
-    let to = format!("{SERVER}:5060");
+    let to = SocketAddr::new(ends.server, 5060).to_string();
+    let address = ends.client.to_string();
     let scenario = scenario.display().to_string();
     let mut process = Spawn::new("sipp-client", "sipp")
         .args(["-sf", &scenario, "-nostdin", "-m", "1", "-d", "4000"])
-        .args(["-i", CLIENT, "-mi", CLIENT, &to])
+        .args(["-i", &address, "-mi", &address, &to])
         .inside(&cluster.topology().client())
         .start(cluster.topology().state(), &folder.join("sipp-client.log"))
         .expect("sipp starts");
@@ -323,57 +344,80 @@ fn must_end_well(mut call: Process) {
 }
 
 /// Media and RTCP in both directions, from announced ports and from others.
-fn media_passes(cluster: &Cluster) {
+fn media_passes(cluster: &Cluster, ends: Ends) {
     let before = total(cluster, "flow_expected");
-    let rtp = in_client(cluster, CLIENT_MEDIA);
+    let rtp = ends.in_client(cluster, CLIENT_MEDIA);
     wait_for("the server to send media back", || {
-        rtp.send_to(b"media", (SERVER, SERVER_MEDIA)).expect("sent");
+        rtp.send_to(b"media", (ends.server, SERVER_MEDIA))
+            .expect("sent");
         match receive(&rtp, Duration::from_millis(200)) {
             Some((datagram, from)) if datagram == b"media" && from.port() == SERVER_MEDIA => Ok(()),
             other => Err(format!("{other:?}")),
         }
     });
     let rtcp = [
-        in_client(cluster, CLIENT_MEDIA + 1),
-        in_server(cluster, SERVER_MEDIA + 1),
+        ends.in_client(cluster, CLIENT_MEDIA + 1),
+        ends.in_server(cluster, SERVER_MEDIA + 1),
     ];
-    let others = [in_client(cluster, 0), in_server(cluster, 0)];
+    let others = [ends.in_client(cluster, 0), ends.in_server(cluster, 0)];
     must_arrive(&others[0], &rtcp[1], b"report");
     must_arrive(&others[1], &rtcp[0], b"report");
     // The server has a second port for what it sends.
     must_arrive(&others[1], &rtp, b"media");
     assert_eq!(total(cluster, "flow_expected"), before + 4);
     // Each was for one, and no other port was announced.
-    must_not_arrive(&in_client(cluster, 0), &rtcp[1], b"report");
-    must_not_arrive(&in_server(cluster, 0), &rtp, b"media");
-    must_not_arrive(&others[0], &in_server(cluster, SERVER_MEDIA + 10), b"media");
+    must_not_arrive(&ends.in_client(cluster, 0), &rtcp[1], b"report");
+    must_not_arrive(&ends.in_server(cluster, 0), &rtp, b"media");
+    must_not_arrive(
+        &others[0],
+        &ends.in_server(cluster, SERVER_MEDIA + 10),
+        b"media",
+    );
 }
 
 #[test]
 fn media_of_a_call_passes_with_sipp() {
     let cluster = start("esip", true);
-    let _server = sip_server(&cluster);
-    let first = call(&cluster);
-    let shown = expected(&cluster);
-    for (address, port) in [(CLIENT, CLIENT_MEDIA), (SERVER, SERVER_MEDIA)] {
-        for port in [port, port + 1] {
-            let end = format!("{address}:{port}");
-            assert!(shown.contains(&end), "{end} in {shown}");
+    for ends in [V4, V6] {
+        let _server = sip_server(&cluster, ends);
+        let call = call(&cluster, ends);
+        let shown = expected(&cluster);
+        for (address, port) in [(ends.client, CLIENT_MEDIA), (ends.server, SERVER_MEDIA)] {
+            for port in [port, port + 1] {
+                let end = SocketAddr::new(address, port).to_string();
+                assert!(shown.contains(&end), "{end} in {shown}");
+            }
         }
+        media_passes(&cluster, ends);
+        must_end_well(call);
     }
-    media_passes(&cluster);
-    must_end_well(first);
     assert_eq!(total(&cluster, "agents_malformed"), 0);
     assert_eq!(total(&cluster, "agents_requests_refused"), 0);
+
+    // An address that is not the caller's: it has media sent to somebody else. The call is none the worse.
+    let (client, server) = (V4.in_client(&cluster, 0), V4.in_server(&cluster, 5060));
+    let invite = "INVITE sip:b@10.2.0.10 SIP/2.0\r\nCall-ID: x\r\nCSeq: 1 INVITE\r\n\
+        Content-Type: application/sdp\r\n\r\nv=0\r\nc=IN IP4 10.1.0.11\r\nm=audio 7000 RTP/AVP 0\r\n";
+    must_arrive(&client, &server, invite.as_bytes());
+    let shown = expected(&cluster);
+    assert!(!shown.contains("10.1.0.11"), "{shown}");
+    // The caller's own, in the same words.
+    let invite = invite.replace("10.1.0.11", "10.1.0.10");
+    must_arrive(&client, &server, invite.as_bytes());
+    must_arrive(
+        &V4.in_server(&cluster, 0),
+        &V4.in_client(&cluster, CLIENT_MEDIA),
+        b"media",
+    );
 }
 
 #[test]
 fn media_passes_though_the_node_that_heard_of_it_is_dead() {
     let mut cluster = start("esipkill", true);
-    let _server = sip_server(&cluster);
-    let call = call(&cluster);
+    let _server = sip_server(&cluster, V4);
+    let call = call(&cluster, V4);
     kill_owner(&mut cluster, 5060, 5060);
-    media_passes(&cluster);
+    media_passes(&cluster, V4);
     must_end_well(call);
 }
 
@@ -388,14 +432,14 @@ fn without_the_agents_neither_files_nor_media_pass() {
     assert!(error.to_string().contains("28"), "a timeout: {error}");
     assert!(total(&cluster, "drop_denied") > 0);
 
-    let _server = sip_server(&cluster);
-    let call = call(&cluster);
-    let media = in_client(&cluster, CLIENT_MEDIA);
-    let to_server = in_server(&cluster, SERVER_MEDIA + 1);
+    let _server = sip_server(&cluster, V4);
+    let call = call(&cluster, V4);
+    let media = V4.in_client(&cluster, CLIENT_MEDIA);
+    let to_server = V4.in_server(&cluster, SERVER_MEDIA + 1);
     must_not_arrive(&media, &to_server, b"report");
-    must_not_arrive(&in_server(&cluster, 0), &media, b"media");
+    must_not_arrive(&V4.in_server(&cluster, 0), &media, b"media");
     media
-        .send_to(b"media", (SERVER, SERVER_MEDIA))
+        .send_to(b"media", (V4.server, SERVER_MEDIA))
         .expect("sent");
     assert_eq!(receive(&media, SILENCE), None);
     must_end_well(call);
