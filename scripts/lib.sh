@@ -6,7 +6,8 @@
 # shellcheck disable=SC2034 # used by who sources this
 BUILD_PACKAGES=(build-essential pkg-config libclang-dev libdpdk-dev jq valgrind)
 # shellcheck disable=SC2034
-LAB_PACKAGES=(dpdk-dev strace iproute2 ethtool nftables iputils-ping nginx-light curl vsftpd)
+LAB_PACKAGES=(dpdk-dev strace iproute2 ethtool nftables iputils-ping nginx-light curl vsftpd
+	tftpd-hpa sip-tester)
 
 # A line about what happens now.
 say() {
@@ -70,7 +71,7 @@ need_packages() {
 		apt-get install -q -y --no-install-recommends "$@" </dev/null
 		for package in "$@"; do
 			case $package in
-			nginx* | vsftpd)
+			nginx* | vsftpd | tftpd-hpa)
 				if command -v systemctl >/dev/null; then
 					systemctl disable "${package%-light}.service" || true
 				fi

@@ -13,6 +13,8 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+AGENTS=(usr/lib/ravelin/ravelin-agent-{ftp,tftp,sip})
+
 built=
 out=
 
@@ -27,7 +29,8 @@ main() {
 	out=${out:-$(target_dir)/package}
 	if [[ -z $built ]]; then
 		say "building"
-		"${CARGO[@]}" build --release --locked -p ravelind -p ravelin -p agent-ftp
+		"${CARGO[@]}" build --release --locked -p ravelind -p ravelin \
+			-p agent-ftp -p agent-tftp -p agent-sip
 		built=$(target_dir)/release
 	fi
 	# All files of one commit carry its time, so that equal sources give equal packages.
@@ -64,8 +67,10 @@ stage() {
 	mkdir -p "$root"/{usr/bin,usr/sbin,usr/lib/ravelin,lib/systemd/system,etc/ravelin,"$doc"}
 	install -m 755 "$built/ravelin" "$root/usr/bin/ravelin"
 	install -m 755 "$built/ravelind" "$root/usr/sbin/ravelind"
-	install -m 755 "$built/ravelin-agent-ftp" "$root/usr/lib/ravelin/ravelin-agent-ftp"
-	for program in usr/bin/ravelin usr/sbin/ravelind usr/lib/ravelin/ravelin-agent-ftp; do
+	for program in "${AGENTS[@]}"; do
+		install -m 755 "$built/${program##*/}" "$root/$program"
+	done
+	for program in usr/bin/ravelin usr/sbin/ravelind "${AGENTS[@]}"; do
 		strip --strip-unneeded "$root/$program"
 	done
 	install -m 755 scripts/boot.sh "$root/usr/lib/ravelin/boot"
@@ -86,7 +91,7 @@ pack() {
 	mkdir -p "$work/debian"
 	printf 'Source: ravelin\n\nPackage: ravelin\nArchitecture: any\n' >"$work/debian/control"
 	depends=$(cd "$work" && dpkg-shlibdeps -O root/usr/bin/ravelin root/usr/sbin/ravelind \
-		root/usr/lib/ravelin/ravelin-agent-ftp)
+		"${AGENTS[@]/#/root/}")
 	depends=${depends#shlibs:Depends=}
 	[[ $depends == *librte-* ]] || die "ravelind does not seem to be linked with DPDK: it wants '$depends'"
 	size=$(du --summarize --apparent-size --block-size=1024 "$root" | cut -f 1)

@@ -13,7 +13,7 @@ trap 'rm -rf "$work"' EXIT
 failures=0
 
 main() {
-	local package again root=$work/machine unit
+	local package again root=$work/machine unit agent
 	package=$("$here/package.sh" --built "$built" --out "$work/one" 2>"$work/log") || { cat "$work/log" && exit 1; }
 	again=$("$here/package.sh" --built "$built" --out "$work/two" 2>/dev/null)
 	expect "two packages of the same programs are equal" cmp "$package" "$again"
@@ -30,7 +30,9 @@ main() {
 	expect "its files are as they were packed" dpkg_in "$root" --verify ravelin
 	expect "ravelin runs" "$root/usr/bin/ravelin" --version
 	expect "ravelind runs" "$root/usr/sbin/ravelind" --version
-	expect "the FTP agent runs" "$root/usr/lib/ravelin/ravelin-agent-ftp" --version
+	for agent in ftp tftp sip; do
+		expect "the $agent agent runs" "$root/usr/lib/ravelin/ravelin-agent-$agent" --version
+	done
 	expect "the shipped example is a good configuration" \
 		"$root/usr/bin/ravelin" check "$root/usr/share/doc/ravelin/examples/single.toml"
 	expect "the boot script is there" "$root/usr/lib/ravelin/boot" --help

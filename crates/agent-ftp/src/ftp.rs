@@ -1,9 +1,8 @@
-//! Which packets wait for what: one that announces a connection until the cluster expects that, those of its
-//! direction behind it, and no other.
+//! The control connections of a node, and what their packets announce.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
-use agent::{Expectation, Flow, Packet};
+use agent::{Announced, Flow, Packet, Protocol};
 use wire::ip::TCP;
 
 use crate::session::Session;
@@ -11,25 +10,12 @@ use crate::session::Session;
 /// Control connections that are followed; the one opened first is given up for a further one.
 const SESSIONS_MAX: usize = 1 << 16;
 
-/// What is to be done.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Action {
-    /// Hand the packet of this number back for delivery.
-    Deliver(u64),
-    /// Have a connection expected; what came of it is told by [`Ftp::answered`] with this number.
-    Expect(u64, Expectation),
-    /// For the log.
-    Note(String),
-}
-
 /// All control connections of the node.
 #[derive(Debug, Default)]
 pub struct Ftp {
     connections: HashMap<Flow, Connection>,
     /// By the order of their opening.
     ages: BTreeMap<u64, Flow>,
-    /// For which connection and direction something is expected.
-    asked: HashMap<u64, (Flow, bool)>,
     last: u64,
 }
 
@@ -37,95 +23,42 @@ pub struct Ftp {
 struct Connection {
     session: Session,
     age: u64,
-    /// Packets that wait, from the server and from the client, with what they wait for.
-    waiting: [VecDeque<(u64, Vec<u64>)>; 2],
     /// Which ends have sent their FIN.
     finished: [bool; 2],
 }
 
-impl Ftp {
-    /// A packet of a control connection.
-    pub fn packet(&mut self, packet: &Packet) -> Vec<Action> {
-        let deliver = vec![Action::Deliver(packet.id)];
+impl Protocol for Ftp {
+    fn announces(&mut self, packet: &Packet) -> Announced {
         let Ok(p) = wire::parse(&packet.frame) else {
-            return deliver;
+            return Announced::default();
         };
         if p.proto != TCP || p.fragment != wire::Fragment::None {
-            return deliver;
+            return Announced::default();
         }
         let data = &packet.frame[usize::from(p.payload)..usize::from(p.end)];
         let flags = p.tcp.flags;
         let (flow, from_client) = (packet.flow, packet.from_opener);
-        let side = usize::from(from_client);
         let connection = self.connection(flow);
         let syn = flags & wire::tcp::SYN != 0;
         let ack = (flags & wire::tcp::ACK != 0).then_some(p.tcp.ack);
         let announced = connection
             .session
             .acknowledging(from_client, p.tcp.seq, ack, syn, data);
-        connection.finished[side] |= flags & wire::tcp::FIN != 0;
-        let over = flags & wire::tcp::RST != 0 || connection.finished == [true; 2];
-        let mut actions = vec![];
-        for (ip, port) in announced.refused {
-            actions.push(Action::Note(format!(
-                "{}:{} and {}:{}: no connection to {ip} port {port} is expected, which is not its announcer's",
-                flow.src, flow.sport, flow.dst, flow.dport
-            )));
-        }
-        let mut tickets = vec![];
-        for expectation in announced.expect {
-            self.last += 1;
-            tickets.push(self.last);
-            self.asked.insert(self.last, (flow, from_client));
-            actions.push(Action::Expect(self.last, expectation));
-        }
-        let connection = self.connection(flow);
-        let queue = &mut connection.waiting[side];
-        if tickets.is_empty() && queue.is_empty() {
-            actions.push(Action::Deliver(packet.id));
-        } else {
-            queue.push_back((packet.id, tickets));
-        }
-        if over && connection.waiting.iter().all(VecDeque::is_empty) {
+        connection.finished[usize::from(from_client)] |= flags & wire::tcp::FIN != 0;
+        if flags & wire::tcp::RST != 0 || connection.finished == [true; 2] {
             self.forget(&flow);
         }
-        actions
+        announced
     }
+}
 
-    /// What came of an expectation: with an error its packet goes on as well, and the connection that it announces
-    /// is for the rules to decide.
-    pub fn answered(&mut self, ticket: u64, outcome: Result<(), String>) -> Vec<Action> {
-        let mut actions = vec![];
-        let Some((flow, from_client)) = self.asked.remove(&ticket) else {
-            return actions;
-        };
-        if let Err(why) = outcome {
-            actions.push(Action::Note(format!(
-                "{}:{} and {}:{}: its connection is not expected: {why}",
-                flow.src, flow.sport, flow.dst, flow.dport
-            )));
-        }
-        let Some(connection) = self.connections.get_mut(&flow) else {
-            return actions;
-        };
-        let queue = &mut connection.waiting[usize::from(from_client)];
-        for (_, tickets) in queue.iter_mut() {
-            tickets.retain(|of| *of != ticket);
-        }
-        while let Some((id, tickets)) = queue.front()
-            && tickets.is_empty()
-        {
-            actions.push(Action::Deliver(*id));
-            queue.pop_front();
-        }
-        actions
-    }
-
+impl Ftp {
     fn connection(&mut self, flow: Flow) -> &mut Connection {
         if !self.connections.contains_key(&flow) {
             if self.connections.len() >= SESSIONS_MAX
-                && let Some(oldest) = self.oldest_idle()
+                && let Some((_, oldest)) = self.ages.first_key_value()
             {
+                let oldest = *oldest;
                 self.forget(&oldest);
             }
             self.last += 1;
@@ -135,18 +68,8 @@ impl Ftp {
         self.connections.entry(flow).or_insert_with(|| Connection {
             session: Session::new(flow),
             age,
-            waiting: Default::default(),
             finished: [false; 2],
         })
-    }
-
-    /// None with waiting packets: those are bounded by the agent's queue.
-    fn oldest_idle(&self) -> Option<Flow> {
-        let idle = |flow: &&Flow| {
-            let connection = &self.connections[*flow];
-            connection.waiting.iter().all(VecDeque::is_empty)
-        };
-        self.ages.values().find(idle).copied()
     }
 
     fn forget(&mut self, flow: &Flow) {
@@ -165,7 +88,7 @@ mod tests {
     const C: &str = "10.1.0.10:40000";
     const S: &str = "10.2.0.10:21";
 
-    fn packet(id: u64, from_opener: bool, flags: u8, seq: u32, data: &[u8]) -> Packet {
+    fn packet(from_opener: bool, flags: u8, seq: u32, data: &[u8]) -> Packet {
         let (from, to) = if from_opener { (C, S) } else { (S, C) };
         let flow = Flow {
             proto: 6,
@@ -176,7 +99,7 @@ mod tests {
         };
         let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
         Packet {
-            id,
+            id: 1,
             flow,
             from_opener,
             frame: build::tcp(
@@ -190,65 +113,24 @@ mod tests {
         }
     }
 
+    /// What it asks of the waiting packets themselves is tested in `agent`.
     #[test]
-    fn what_announces_waits_and_its_direction_behind_it() {
+    fn a_connection_is_followed_from_its_first_packet_to_its_last() {
         let mut ftp = Ftp::default();
-        let delivered = |actions: Vec<Action>| -> Vec<u64> {
-            let id = |action: &Action| match action {
-                Action::Deliver(id) => Some(*id),
-                _ => None,
-            };
-            actions.iter().filter_map(id).collect()
+        let mut ports = |from_opener, flags, seq, data: &[u8]| -> Vec<u16> {
+            let announced = ftp.announces(&packet(from_opener, flags, seq, data));
+            let port = |e: &agent::Expectation| e.dport;
+            announced.expect.iter().map(port).collect()
         };
-        assert_eq!(delivered(ftp.packet(&packet(1, true, SYN, 99, b""))), [1]);
-        assert_eq!(
-            delivered(ftp.packet(&packet(2, false, SYN | ACK, 499, b""))),
-            [2]
-        );
-        assert_eq!(
-            delivered(ftp.packet(&packet(3, true, ACK | PSH, 100, b"PASV\r\n"))),
-            [3]
-        );
+        assert!(ports(true, SYN, 99, b"").is_empty());
+        assert!(ports(false, SYN | ACK, 499, b"").is_empty());
+        assert!(ports(true, ACK | PSH, 100, b"PASV\r\n").is_empty());
         let reply = b"227 (10,2,0,10,195,80)\r\n";
-        let actions = ftp.packet(&packet(4, false, ACK | PSH, 500, reply));
-        let [Action::Expect(ticket, expectation)] = &actions[..] else {
-            panic!("{actions:?}");
-        };
-        assert_eq!(expectation.dport, 50000);
-        // The reply sent again must not slip past; what the client says may.
-        assert!(
-            ftp.packet(&packet(5, false, ACK | PSH, 500, reply))
-                .is_empty()
-        );
-        assert_eq!(delivered(ftp.packet(&packet(6, true, ACK, 106, b""))), [6]);
-        assert_eq!(delivered(ftp.answered(*ticket, Ok(()))), [4, 5]);
-        assert_eq!(
-            delivered(ftp.packet(&packet(7, true, ACK | FIN, 106, b""))),
-            [7]
-        );
-        assert_eq!(
-            delivered(ftp.packet(&packet(8, false, ACK | FIN, 524, b""))),
-            [8]
-        );
-        assert!(ftp.connections.is_empty() && ftp.ages.is_empty() && ftp.asked.is_empty());
-    }
-
-    #[test]
-    fn a_refused_expectation_lets_the_packet_go_on() {
-        let mut ftp = Ftp::default();
-        ftp.packet(&packet(1, true, SYN, 99, b""));
-        let port = b"PORT 10,1,0,10,4,1\r\nPORT 10,1,0,10,4,2\r\n";
-        let actions = ftp.packet(&packet(2, true, ACK, 100, port));
-        let [Action::Expect(first, _), Action::Expect(second, _)] = &actions[..] else {
-            panic!("{actions:?}");
-        };
-        assert!(
-            ftp.answered(*second, Ok(())).is_empty(),
-            "the other is not there"
-        );
-        let actions = ftp.answered(*first, Err("full".into()));
-        assert!(
-            matches!(&actions[..], [Action::Note(why), Action::Deliver(2)] if why.contains("full"))
-        );
+        assert_eq!(ports(false, ACK | PSH, 500, reply), [50000]);
+        // Sent again: it was announced.
+        assert!(ports(false, ACK | PSH, 500, reply).is_empty());
+        assert!(ports(true, ACK | FIN, 106, b"").is_empty());
+        assert!(ports(false, ACK | FIN, 524, b"").is_empty());
+        assert!(ftp.connections.is_empty() && ftp.ages.is_empty());
     }
 }

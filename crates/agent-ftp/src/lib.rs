@@ -2,7 +2,7 @@
 //! that they announce.
 //!
 //! [`stream`] puts the segments of one direction in order, [`mod@line`] reads what they say, [`session`] knows
-//! what that means for a connection, and [`ftp`] decides which packets wait. None of them does input or output.
+//! what that means for a connection, and [`ftp`] has all of them. None of them does input or output.
 #![forbid(unsafe_code)]
 
 pub mod ftp;

@@ -1,8 +1,6 @@
 //! One control connection: what it announces, and whether that may be.
 
-use std::net::IpAddr;
-
-use agent::{Expectation, Flow};
+use agent::{Announced, Flow};
 use wire::ip::TCP;
 
 use crate::line::{self, Command, Lines, Reply};
@@ -10,8 +8,6 @@ use crate::stream::Stream;
 
 /// How long an announced connection is waited for, in milliseconds.
 const FOR_MS: u64 = 60_000;
-/// Ports of well-known services, which nobody's data connection goes to.
-const PORT_MIN: u16 = 1024;
 /// Passive commands that may wait for their replies.
 const ASKED_MAX: u32 = 64;
 
@@ -24,16 +20,6 @@ pub struct Session {
     /// Passive commands whose replies have not come.
     asked: u32,
     lost: bool,
-}
-
-/// What a segment announces.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Announced {
-    /// Connections to expect before the segment goes on.
-    pub expect: Vec<Expectation>,
-    /// What was asked for and may not be: an address that is not its sender's (a bounce, RFC 2577, section 3), or
-    /// the port of a service.
-    pub refused: Vec<(IpAddr, u16)>,
 }
 
 impl Session {
@@ -110,26 +96,7 @@ impl Session {
             let Some((ip, port)) = wanted else {
                 return;
             };
-            let (speaker, other) = if from_client {
-                (flow.src, flow.dst)
-            } else {
-                (flow.dst, flow.src)
-            };
-            if ip != speaker || port < PORT_MIN {
-                announced.refused.push((ip, port));
-                return;
-            }
-            announced.expect.push(Expectation {
-                parent: flow,
-                from_opener: !from_client,
-                proto: TCP,
-                src: Some(other),
-                dst: ip,
-                dport: port,
-                mark: 0,
-                once: true,
-                for_ms: FOR_MS,
-            });
+            announced.listens(flow, from_client, TCP, (ip, port), FOR_MS);
         });
         announced
     }
@@ -137,6 +104,10 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use agent::Expectation;
+
     use super::*;
 
     fn flow(v6: bool) -> Flow {

@@ -6,14 +6,22 @@
 //! each back: [`ToDaemon::Deliver`] or [`ToDaemon::Discard`]. In between it may ask for changes of state
 //! ([`Request`]); each is answered ([`ToAgent::Answer`]) when the cluster has it.
 //!
-//! [`Client`] is the agent's side, blocking. [`frame`] is what goes over the socket.
+//! [`Client`] is the agent's side, blocking. [`frame`] is what goes over the socket. An agent that only has connections
+//! expected is a [`Protocol`] and a call of [`run`].
 #![forbid(unsafe_code)]
 
+mod announce;
 mod client;
+mod datagram;
 pub mod frame;
 mod message;
+mod program;
 
+pub use announce::{Action, Announced, PORT_MIN, Waiting};
 pub use client::{Client, ClientError};
+pub use datagram::datagram;
 pub use message::{
-    Done, Expectation, Flow, FlowState, PROTOCOL_VERSION, Packet, Request, ToAgent, ToDaemon,
+    Done, Expectation, Flow, FlowState, PROTOCOL_VERSION, Packet, REQUESTS_MAX, Request, ToAgent,
+    ToDaemon,
 };
+pub use program::{Program, Protocol, run};

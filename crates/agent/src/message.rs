@@ -6,6 +6,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 /// The version of these messages. The daemon refuses an agent of another one.
 pub const PROTOCOL_VERSION: u32 = 1;
+/// Requests of one agent that may be under way.
+pub const REQUESTS_MAX: usize = 64;
 
 /// A flow, named from one of its ends; requests may name it from either.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Hash, Debug)]

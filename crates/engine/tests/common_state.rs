@@ -266,6 +266,50 @@ fn an_expected_connection_outlives_new_rules_that_keep_its_parent_s() {
     assert_eq!(heir.through(OUTSIDE, data(20)).len(), 0);
 }
 
+/// As TFTP and media have it: from a port that nobody knows before, from either side, and answers come back.
+#[test]
+fn an_expected_datagram_opens_a_flow_from_any_port_in_either_direction() {
+    for (from, to) in [(OUTSIDE, INSIDE), (INSIDE, OUTSIDE)] {
+        let (mut rig, mut map) = (rig(), Map::new());
+        let (there, here) = match from {
+            OUTSIDE => (SERVER_AT, CLIENT_AT),
+            _ => (CLIENT_AT, SERVER_AT),
+        };
+        let (_, expected) = expectation(true);
+        let key = CommonKey::Expectation(ExpectationKey {
+            proto: wire::ip::UDP,
+            src: Some(v4_mapped(there)),
+            dst: v4_mapped(here),
+            dport: 50_000,
+        });
+        let expected = Expectation {
+            zone_from: ZONES[from],
+            zone_to: ZONES[to],
+            ..expected
+        };
+        map.put(&rig, key, CommonValue::Expectation(expected));
+        let datagram = |sport: u16, there: [u8; 4]| {
+            build::udp((there, sport).into(), (here, 50_000).into(), b"data")
+        };
+        let answer = build::udp((here, 50_000).into(), (there, 2000).into(), b"answer");
+        assert_eq!(rig.through(to, answer.clone()).len(), 0, "not that way");
+        let other = [there[0], there[1], there[2], 11];
+        assert_eq!(rig.through(from, datagram(2000, other)).len(), 0);
+        assert_eq!(rig.through(from, datagram(2000, there)).len(), 1);
+        assert_eq!(rig.through(to, answer).len(), 1);
+        assert_eq!(rig.through(from, datagram(2000, there)).len(), 1);
+        assert_eq!(rig.through(from, datagram(2001, there)).len(), 0, "used up");
+        rig.moved(&[
+            ("rx_packets", 6),
+            ("tx_packets", 3),
+            ("forwarded", 3),
+            ("drop_denied", 3),
+            ("flow_opened", 1),
+            ("flow_expected", 1),
+        ]);
+    }
+}
+
 #[test]
 fn an_expectation_from_another_zone_is_for_nobody() {
     let (mut rig, mut map) = (rig(), Map::new());

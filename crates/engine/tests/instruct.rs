@@ -364,7 +364,7 @@ fn a_node_that_is_left_alone_says_that_nothing_protects_the_state() {
 
 /// A rule with an agent, number 3: flows that it opens.
 fn agents_rule() -> Vec<policy::Rule> {
-    let mut rule = allow("web", &["tcp/80"], SyncPolicy::Ack);
+    let mut rule = allow("web", &["tcp/80", "udp/5060"], SyncPolicy::Ack);
     rule.agent = Some(3);
     vec![rule]
 }
@@ -412,6 +412,31 @@ fn a_rule_with_an_agent_diverts_its_flows_from_the_first_packet_on() {
     let answer = rig.through(OUTSIDE, tcp(S, C, SYN | ACK, 500, 101, &[]));
     assert!(answer.is_empty());
     assert!(packet_for(notices(&mut rig)).is_some(), "answers as well");
+}
+
+/// Datagrams have no middle of a connection, by which the quick way would tell them from the first.
+#[test]
+fn datagrams_of_a_rule_with_an_agent_are_diverted_both_ways() {
+    let mut rig = Rig::new(with_agent());
+    let frame = |from: &str, to: &str| build::udp(at(from), at(to), b"request");
+    let (client, server) = ("10.1.0.10:40000", "10.2.0.10:5060");
+    for (port, from, to) in [
+        (INSIDE, client, server),
+        (OUTSIDE, server, client),
+        (INSIDE, client, server),
+        (OUTSIDE, server, client),
+    ] {
+        rig.put(port, frame(from, to));
+        rig.turn();
+        let (agent, buf) = packet_for(notices(&mut rig)).expect("a copy");
+        assert_eq!(agent, Some(3));
+        assert!(rig.sent(INSIDE + OUTSIDE - port).is_empty());
+        let deliver = Instruction::Deliver { port, buf };
+        assert_eq!(outcome(&mut rig, deliver), Ok(()));
+        rig.acknowledge();
+        rig.turn();
+        assert_eq!(rig.sent(INSIDE + OUTSIDE - port).len(), 1);
+    }
 }
 
 #[test]

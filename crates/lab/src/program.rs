@@ -55,6 +55,16 @@ impl Binaries {
         self.find("ravelin-agent-ftp")
     }
 
+    /// The TFTP agent.
+    pub fn agent_tftp(&self) -> Result<PathBuf> {
+        self.find("ravelin-agent-tftp")
+    }
+
+    /// The SIP agent.
+    pub fn agent_sip(&self) -> Result<PathBuf> {
+        self.find("ravelin-agent-sip")
+    }
+
     fn find(&self, program: &'static str) -> Result<PathBuf> {
         let path = self.dir.join(program);
         if path.is_file() {
@@ -133,6 +143,8 @@ pub(crate) fn spawn_error(program: &str, error: std::io::Error) -> Error {
         "curl" => "curl",
         "nginx" => "nginx-light",
         "vsftpd" => "vsftpd",
+        "in.tftpd" => "tftpd-hpa",
+        "sipp" => "sip-tester",
         "dpdk-testpmd" => "dpdk-dev",
         "nice" => "coreutils",
         "ping" => "iputils-ping",

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
-use agent::{Done, Flow, FlowState, PROTOCOL_VERSION, Packet, Request, ToAgent, ToDaemon, frame};
+use agent::{
+    Done, Flow, FlowState, PROTOCOL_VERSION, Packet, REQUESTS_MAX, Request, ToAgent, ToDaemon,
+    frame,
+};
 use config::WhenGone;
 use engine::port::PacketBuf;
 use engine::{FlowChange, ForAgent, Instruct, Instruction, NodeShared, Notice, Refusal};
@@ -24,8 +27,6 @@ const _: () = assert!(
     "workers are told of every agent that a configuration may have"
 );
 
-/// Requests of one agent that may be under way.
-const REQUESTS_MAX: usize = 64;
 /// Flows that agents watch whose rules name none.
 const WATCHED_MAX: usize = 4096;
 /// Instructions that may wait for a worker before packets are dropped here instead of there.
