@@ -99,6 +99,8 @@ pub struct Policy {
     pub classifier: Classifier,
     /// Whether packets wait until the backups have a mark that was set on their flow.
     pub marks: ClassSync,
+    /// Whether whoever announces a connection waits until all nodes expect it.
+    pub expectations: ClassSync,
     /// The agents of rules that have one, by the rules' identities.
     agents: HashMap<u32, u8, foldhash::fast::RandomState>,
 }
@@ -110,6 +112,7 @@ impl Policy {
             generation: rules.generation,
             classifier: Classifier::compile(rules),
             marks: rules.sync_defaults().marks,
+            expectations: rules.sync_defaults().expectations,
             agents: rules
                 .rules()
                 .iter()

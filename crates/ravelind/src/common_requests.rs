@@ -142,7 +142,7 @@ impl Common {
             // Which rules this node has.
             let key = CommonKey::PolicyAt(self.config.node);
             let told = CommonValue::PolicyAt(self.policies.told());
-            let taken = self.store.put_later(key, told);
+            let taken = self.store.put_later(key, told, None);
             self.to_tell.store(!taken, Ordering::Relaxed);
         }
     }

@@ -47,7 +47,7 @@ pub(crate) trait CommonStore: Send + Sync {
     fn count(&self, kind: CommonKind) -> u64;
 
     /// Writes an entry without waiting for anybody; false when it must be tried again later.
-    fn put_later(&self, key: CommonKey, value: CommonValue) -> bool;
+    fn put_later(&self, key: CommonKey, value: CommonValue, life_ms: Option<u64>) -> bool;
 
     /// Does what has to be done now and then; the main thread calls it many times a second.
     fn tend(&self) {}
@@ -106,8 +106,8 @@ impl CommonStore for LocalStore {
         self.held.lock().0.len_of(kind) as u64
     }
 
-    fn put_later(&self, key: CommonKey, value: CommonValue) -> bool {
-        if let Err(error) = self.put(key, value, None) {
+    fn put_later(&self, key: CommonKey, value: CommonValue, life_ms: Option<u64>) -> bool {
+        if let Err(error) = self.put(key, value, life_ms) {
             tracing::error!("common state: {error}");
         }
         true

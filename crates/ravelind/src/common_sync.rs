@@ -221,11 +221,11 @@ impl CommonStore for ClusterStore {
         status.map_or(0, |status| status.common.entries[kind as usize] as u64)
     }
 
-    fn put_later(&self, key: CommonKey, value: CommonValue) -> bool {
+    fn put_later(&self, key: CommonKey, value: CommonValue, life_ms: Option<u64>) -> bool {
         let told = self.board.commands.tell(CommonCommand::Put {
             key,
             value,
-            life_ms: None,
+            life_ms,
         });
         self.board.wake.wake();
         told

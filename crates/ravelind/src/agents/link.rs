@@ -12,6 +12,7 @@ use std::time::Duration;
 use agent::frame::{self, FrameError, HELLO_LEN_MAX, LEN_MAX};
 use agent::{Done, PROTOCOL_VERSION, ToAgent, ToDaemon};
 use ipnet::IpNet;
+use policy::ClassSync;
 use state::{
     Block, BlockReason, CommonKey, CommonValue, Expectation, ExpectationKey, FlowKey, SeqShift,
 };
@@ -249,6 +250,14 @@ fn change(
             } => (token, block(common, source, for_ms, note)),
         };
         let outcome = entry.and_then(|(key, value, for_ms)| {
+            let waits = common.board.node.policy.load().expectations == ClassSync::Ack;
+            if matches!(value, CommonValue::Expectation(_)) && !waits {
+                let told = common.store.put_later(key, value, Some(for_ms));
+                return match told {
+                    true => Ok(Done::Complete),
+                    false => Err("too many changes wait already: try again".to_owned()),
+                };
+            }
             let lacking = put(key, value, Some(for_ms))?;
             Ok(match lacking.is_empty() {
                 true => Done::Complete,

@@ -124,6 +124,11 @@ struct Served {
 
 impl Served {
     fn start(when_gone: WhenGone, queue: u32) -> Self {
+        let common = Arc::new(crate::common_requests::tests::alone());
+        Self::of(when_gone, queue, common)
+    }
+
+    fn of(when_gone: WhenGone, queue: u32, common: Arc<Common>) -> Self {
         let agent = config::Agent {
             name: "ftp".into(),
             command: vec![],
@@ -131,7 +136,6 @@ impl Served {
             queue,
         };
         let rig = Rig::start(vec![agent]);
-        let common = Arc::new(crate::common_requests::tests::alone());
         let dir = tempfile::tempdir().expect("a folder");
         let listener = UnixListener::bind(dir.path().join("s")).expect("bound");
         let reception = Reception {
@@ -515,4 +519,45 @@ fn requests_are_carried_out_and_answered_by_their_tokens() {
         .unwrap();
     assert_eq!(client.receive().unwrap(), complete(block));
     assert_eq!(served.common.store.count(CommonKind::Block), 1);
+}
+
+/// With `[sync] expectations = "async"` nobody is waited for: not even a node that never confirms.
+#[test]
+fn what_is_announced_waits_for_all_nodes_as_the_rules_say() {
+    use policy::{ClassSync, RuleSet, SyncDefaults, Zones};
+
+    for (expectations, complete) in [(ClassSync::Ack, false), (ClassSync::Async, true)] {
+        let common = Arc::new(crate::common_requests::tests::of_three(Some(2), None));
+        let zones = Zones::new(["inside", "outside"]).unwrap();
+        let defaults = SyncDefaults {
+            expectations,
+            ..Default::default()
+        };
+        let rules = RuleSet::new(2, zones, vec![], defaults).unwrap();
+        let policy = engine::Policy::new(&rules);
+        common.board.node.policy.publish(Arc::new(policy));
+        let mut served = Served::of(WhenGone::Bypass, 8, common);
+        let mut client = served.connect().expect("taken");
+        let wanted = agent::Expectation {
+            parent: flow(),
+            from_opener: true,
+            proto: 6,
+            src: None,
+            dst: flow().dst,
+            dport: 5000,
+            mark: 0,
+            once: true,
+            for_ms: 30_000,
+        };
+        let token = client.ask(Request::Expect(wanted)).unwrap();
+        assert!(matches!(served.rig.carry_out(), Instruction::Ask { .. }));
+        let outcome = match complete {
+            true => Ok(Done::Complete),
+            false => Ok(Done::Lacking(vec!["n2".into()])),
+        };
+        let answer = ToAgent::Answer { token, outcome };
+        assert_eq!(client.receive().unwrap(), answer);
+        let expected = served.common.store.count(CommonKind::Expectation);
+        assert_eq!(expected, 1);
+    }
 }

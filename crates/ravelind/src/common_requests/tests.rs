@@ -44,7 +44,7 @@ impl CommonStore for Lossy {
                     tried: text.generation,
                     error: refused.then(|| "no such zone".into()),
                 };
-                self.put_later(CommonKey::PolicyAt(node), CommonValue::PolicyAt(at));
+                self.put_later(CommonKey::PolicyAt(node), CommonValue::PolicyAt(at), None);
             }
         }
         let (map, clock) = &mut *self.map.lock();
@@ -70,9 +70,9 @@ impl CommonStore for Lossy {
         self.map.lock().0.len_of(kind) as u64
     }
 
-    fn put_later(&self, key: CommonKey, value: CommonValue) -> bool {
+    fn put_later(&self, key: CommonKey, value: CommonValue, life_ms: Option<u64>) -> bool {
         let (map, clock) = &mut *self.map.lock();
-        map.put(key, value, None, clock.now(1), 0).unwrap();
+        map.put(key, value, life_ms, clock.now(1), 0).unwrap();
         true
     }
 }
@@ -146,7 +146,7 @@ pub(crate) fn alone() -> Common {
     })
 }
 
-fn of_three(silent: Option<u8>, refusing: Option<u8>) -> Common {
+pub(crate) fn of_three(silent: Option<u8>, refusing: Option<u8>) -> Common {
     common(THREE, |_| {
         Arc::new(Lossy {
             map: Mutex::new((CommonMap::new(), HybridClock::new(id(1)))),
