@@ -10,7 +10,7 @@ use wire::{Addr, Fragment, Mac, Net, Parsed, addr_from_ip, icmpv4, icmpv6, ip};
 
 use crate::config::Interface;
 use crate::counters::Counter;
-use crate::fast::Seen;
+use crate::fast::{Gate, Seen};
 use crate::port::{BURST_MAX, Burst, PacketBuf, Port};
 use crate::worker::{Cross, Worker};
 
@@ -80,17 +80,36 @@ impl OwnAddresses {
 impl<P: Port> Worker<P> {
     /// Takes a burst that arrived on a port, or that another worker handed over.
     pub(crate) fn receive(&mut self, port: usize, burst: &mut Burst<P::Buf>, crossed: bool) {
-        let mut parsed = self.parsed.take().expect("one burst at a time");
-        let mut keys = ArrayVec::<FlowKey, BURST_MAX>::new();
-        let mut packets = ArrayVec::<Sighted<'_, P::Buf>, BURST_MAX>::new();
-        let mut foreign = Burst::<P::Buf>::new();
         if !crossed {
             let octets = burst.iter().map(|b| b.data().len() as u64).sum();
             self.counters.add(Counter::RxPackets, burst.len() as u64);
             self.counters.add(Counter::RxBytes, octets);
         }
+        let mut keys = ArrayVec::<FlowKey, BURST_MAX>::new();
+        let mut usual = ArrayVec::<(Dir, Quick), BURST_MAX>::new();
         let gate = self.gate(port, crossed);
+        if let Some(gate) = &gate {
+            for buf in burst.iter() {
+                let Seen::Usual(key, dir, quick) = self.look(gate, buf) else {
+                    break;
+                };
+                keys.push(key);
+                usual.push((dir, quick));
+            }
+            if usual.len() == burst.len() {
+                return self.receive_usual(gate, burst, &keys, &usual);
+            }
+        }
+        let mut parsed = self.parsed.take().expect("one burst at a time");
+        let mut packets = ArrayVec::<Sighted<'_, P::Buf>, BURST_MAX>::new();
+        let mut foreign = Burst::<P::Buf>::new();
+        let mut usual = usual.into_iter();
         for (buf, p) in burst.drain(..).zip(parsed.iter_mut()) {
+            // The first ones have been looked at, and their keys are there.
+            if let Some((dir, quick)) = usual.next() {
+                packets.push(Sighted::Usual(buf, dir, quick, p));
+                continue;
+            }
             let seen = gate.as_ref().map(|gate| self.look(gate, &buf));
             match seen {
                 Some(Seen::Usual(key, dir, quick)) => {
@@ -166,6 +185,68 @@ impl<P: Port> Worker<P> {
             self.close(run);
         }
         drop(packets);
+        self.parsed = Some(parsed);
+    }
+
+    /// A burst that is usual throughout, as nearly all are: nothing is moved but to where it leaves.
+    #[inline]
+    fn receive_usual(
+        &mut self,
+        gate: &Gate,
+        burst: &mut Burst<P::Buf>,
+        keys: &[FlowKey],
+        usual: &[(Dir, Quick)],
+    ) {
+        let mut ids = [None; BURST_MAX];
+        self.table.lookup_burst(keys, &mut ids);
+        let changes = self.table.changes();
+        let mut run = self.run(gate);
+        for (((buf, key), id), (dir, quick)) in burst.drain(..).zip(keys).zip(&ids).zip(usual) {
+            // An earlier packet of the burst may have opened the flow, ended it, or given its place to another.
+            let id = match self.table.changes() == changes {
+                true => *id,
+                false => self.table.lookup(key),
+            };
+            let buf = match id {
+                Some(id) => match self.go_on(id, (*dir, quick), buf, &mut run) {
+                    Ok(()) => continue,
+                    Err(buf) => buf,
+                },
+                None => buf,
+            };
+            self.handle_in_full(gate, key, *dir, buf, id);
+            // What the burst's packets have in common may have changed.
+            self.close(&mut run);
+            run = self.run(gate);
+        }
+        self.close(&mut run);
+    }
+
+    /// A packet that looked usual and is not, for what its flow is.
+    #[inline(never)]
+    fn handle_in_full(
+        &mut self,
+        gate: &Gate,
+        key: &FlowKey,
+        dir: Dir,
+        buf: P::Buf,
+        id: Option<FlowId>,
+    ) {
+        let mut parsed = self.parsed.take().expect("one burst at a time");
+        let p = &mut parsed[0];
+        match wire::parse_into(buf.data(), p) {
+            Ok(()) => {
+                let packet = Packet {
+                    buf,
+                    p,
+                    interface: gate.interface,
+                    dir,
+                    about: false,
+                };
+                self.handle(key, packet, id);
+            }
+            Err(reason) => self.counters.malformed(reason),
+        }
         self.parsed = Some(parsed);
     }
 
