@@ -62,7 +62,8 @@ impl Session {
         data: &[u8],
     ) -> Announced {
         let mut announced = Announced::default();
-        if syn && from_client {
+        // Where routers send the two directions through different nodes, only the server's SYN is seen here.
+        if syn && (from_client || !self.sides[0].0.is_begun()) {
             *self = Self::new(self.flow);
         }
         if self.lost {
@@ -251,6 +252,21 @@ mod tests {
         assert_eq!(asks, silent);
         let reply = b"227 (10,2,0,10,195,80)\r\n";
         let announced = session.acknowledging(false, 600, Some(206), false, reply);
+        assert_eq!(announced.expect.len(), 1);
+    }
+
+    /// Only the server's side comes by here; its client uses the same port again after a connection that was lost.
+    #[test]
+    fn one_side_alone_begins_anew_with_its_own_syn() {
+        let mut session = Session::new(flow(false));
+        let early = vec![b'x'; crate::stream::WAITING_BYTES_MAX + 1];
+        session.segment(false, 499, true, b"");
+        session.segment(false, 501, false, &early);
+        let text = b"227 Entering Passive Mode (10,2,0,10,195,80).\r\n";
+        let lost = session.segment(false, 500, false, text);
+        assert_eq!(lost, Announced::default());
+        session.segment(false, 8000, true, b"");
+        let announced = session.segment(false, 8001, false, text);
         assert_eq!(announced.expect.len(), 1);
     }
 

@@ -72,6 +72,11 @@ impl Stream {
         true
     }
 
+    /// Whether anything of it was seen.
+    pub fn is_begun(&self) -> bool {
+        self.next.is_some()
+    }
+
     /// Whether it was seen from its beginning, without a gap.
     pub fn is_whole(&self) -> bool {
         self.whole

@@ -356,6 +356,7 @@ fn a_queue_is_bounded_and_held_packets_wait_for_the_next() {
     wait(|| (served.rig.count(AgentCounter::QueueFull) == 1).then_some(()));
     drop(client);
     let mut next = wait(|| served.connect().ok());
+    assert_eq!(served.rig.count(AgentCounter::GoneHeld), 2);
     for data in [b"1", b"2"] {
         let packet = given(&mut next);
         assert!(packet.frame.ends_with(data));
