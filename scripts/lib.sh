@@ -6,7 +6,7 @@
 # shellcheck disable=SC2034 # used by who sources this
 BUILD_PACKAGES=(build-essential pkg-config libclang-dev libdpdk-dev jq valgrind)
 # shellcheck disable=SC2034
-LAB_PACKAGES=(dpdk-dev strace iproute2 ethtool nftables iputils-ping nginx-light curl vsftpd)
+LAB_PACKAGES=(dpdk-dev strace iproute2 ethtool nftables iputils-ping nginx-light curl vsftpd lftp)
 
 # A line about what happens now.
 say() {

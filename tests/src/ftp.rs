@@ -43,7 +43,9 @@ pub fn with_agent(nodes: usize, when_gone: &'static str, command: Vec<String>) -
 #[derive(Debug)]
 pub struct Server {
     _process: Process,
-    /// The file `file` of the folder that it serves.
+    /// The folder that it serves.
+    pub files: PathBuf,
+    /// The file `file` in it.
     pub file: PathBuf,
 }
 
@@ -85,6 +87,7 @@ pub fn serve(cluster: &Cluster) -> Server {
     });
     Server {
         _process: process,
+        files,
         file,
     }
 }

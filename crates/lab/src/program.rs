@@ -133,6 +133,7 @@ pub(crate) fn spawn_error(program: &str, error: std::io::Error) -> Error {
         "curl" => "curl",
         "nginx" => "nginx-light",
         "vsftpd" => "vsftpd",
+        "lftp" => "lftp",
         "dpdk-testpmd" => "dpdk-dev",
         "nice" => "coreutils",
         "ping" => "iputils-ping",
