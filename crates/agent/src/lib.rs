@@ -6,9 +6,12 @@
 //! each back: [`ToDaemon::Deliver`] or [`ToDaemon::Discard`]. In between it may ask for changes of state
 //! ([`Request`]); each is answered ([`ToAgent::Answer`]) when the cluster has it.
 //!
-//! [`Client`] is the agent's side, blocking. [`frame`] is what goes over the socket.
+//! [`Client`] is the agent's side, blocking; `asynchronous::Client`, behind the feature `tokio`, is the same for programs
+//! that use tokio. [`frame`] is what goes over the socket.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "tokio")]
+pub mod asynchronous;
 mod client;
 pub mod frame;
 mod message;
