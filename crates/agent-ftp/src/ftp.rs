@@ -41,9 +41,31 @@ struct Connection {
     waiting: [VecDeque<(u64, Vec<u64>)>; 2],
     /// Which ends have sent their FIN.
     finished: [bool; 2],
+    /// Of which ends anything was seen: where routers choose the nodes it may be one.
+    seen: [bool; 2],
+    /// All have that were seen, or one has reset it.
+    over: bool,
+}
+
+impl Connection {
+    /// Whether nothing of it is left to do.
+    fn is_done(&self) -> bool {
+        self.over && self.waiting.iter().all(VecDeque::is_empty)
+    }
 }
 
 impl Ftp {
+    /// Control connections that are followed.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Bytes that are kept of what they say.
+    pub fn kept_bytes(&self) -> usize {
+        let kept = |connection: &Connection| connection.session.kept_bytes();
+        self.connections.values().map(kept).sum()
+    }
+
     /// A packet of a control connection.
     pub fn packet(&mut self, packet: &Packet) -> Vec<Action> {
         let deliver = vec![Action::Deliver(packet.id)];
@@ -57,14 +79,25 @@ impl Ftp {
         let flags = p.tcp.flags;
         let (flow, from_client) = (packet.flow, packet.from_opener);
         let side = usize::from(from_client);
-        let connection = self.connection(flow);
         let syn = flags & wire::tcp::SYN != 0;
+        // The last acknowledgement of one that is over must not have it followed anew.
+        if data.is_empty() && !syn && !self.connections.contains_key(&flow) {
+            return deliver;
+        }
+        let connection = self.connection(flow);
         let ack = (flags & wire::tcp::ACK != 0).then_some(p.tcp.ack);
         let announced = connection
             .session
             .acknowledging(from_client, p.tcp.seq, ack, syn, data);
+        connection.seen[side] = true;
+        if syn {
+            connection.finished = [false; 2];
+        }
         connection.finished[side] |= flags & wire::tcp::FIN != 0;
-        let over = flags & wire::tcp::RST != 0 || connection.finished == [true; 2];
+        let finished = connection.finished[side]
+            && (connection.finished[1 - side] || !connection.seen[1 - side]);
+        // A SYN begins another one.
+        connection.over = !syn && (flags & wire::tcp::RST != 0 || finished);
         let mut actions = vec![];
         for (ip, port) in announced.refused {
             actions.push(Action::Note(format!(
@@ -86,7 +119,7 @@ impl Ftp {
         } else {
             queue.push_back((packet.id, tickets));
         }
-        if over && connection.waiting.iter().all(VecDeque::is_empty) {
+        if connection.is_done() {
             self.forget(&flow);
         }
         actions
@@ -118,6 +151,9 @@ impl Ftp {
             actions.push(Action::Deliver(*id));
             queue.pop_front();
         }
+        if connection.is_done() {
+            self.forget(&flow);
+        }
         actions
     }
 
@@ -137,6 +173,8 @@ impl Ftp {
             age,
             waiting: Default::default(),
             finished: [false; 2],
+            seen: [false; 2],
+            over: false,
         })
     }
 
@@ -231,6 +269,31 @@ mod tests {
             [8]
         );
         assert!(ftp.connections.is_empty() && ftp.ages.is_empty() && ftp.asked.is_empty());
+    }
+
+    /// Nothing stays of what is over, though its last packet waits or its last acknowledgement comes after it, nor where
+    /// one side alone comes by.
+    #[test]
+    fn what_is_over_is_forgotten() {
+        let empty = |ftp: &Ftp| ftp.connections() == 0 && ftp.ages.is_empty();
+        let mut ftp = Ftp::default();
+        ftp.packet(&packet(1, true, SYN, 99, b""));
+        ftp.packet(&packet(2, false, SYN | ACK, 499, b""));
+        ftp.packet(&packet(3, false, ACK | FIN, 500, b""));
+        let port = b"PORT 10,1,0,10,4,1\r\n";
+        let actions = ftp.packet(&packet(4, true, ACK | FIN, 100, port));
+        let [Action::Expect(ticket, _)] = &actions[..] else {
+            panic!("{actions:?}");
+        };
+        assert!(!empty(&ftp), "its last packet waits");
+        assert_eq!(ftp.answered(*ticket, Ok(())), [Action::Deliver(4)]);
+        assert!(empty(&ftp));
+        let last = ftp.packet(&packet(5, false, ACK, 501, b""));
+        assert_eq!(last, [Action::Deliver(5)]);
+        assert!(empty(&ftp), "followed anew");
+        ftp.packet(&packet(6, false, SYN | ACK, 499, b""));
+        ftp.packet(&packet(7, false, ACK | FIN, 500, b"221 Goodbye.\r\n"));
+        assert!(empty(&ftp), "nobody else will end it");
     }
 
     #[test]

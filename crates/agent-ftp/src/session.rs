@@ -47,6 +47,12 @@ impl Session {
         }
     }
 
+    /// Bytes that it keeps: early segments and unfinished lines.
+    pub fn kept_bytes(&self) -> usize {
+        let kept = |(stream, lines): &(Stream, Lines)| stream.early_bytes() + lines.unfinished();
+        self.sides.iter().map(kept).sum()
+    }
+
     /// A segment of the connection: from the client or from the server.
     pub fn segment(&mut self, from_client: bool, seq: u32, syn: bool, data: &[u8]) -> Announced {
         self.acknowledging(from_client, seq, None, syn, data)
@@ -81,6 +87,8 @@ impl Session {
         if !self.sides[side].0.segment(seq, syn, data, &mut bytes) {
             // What cannot be followed announces nothing any more; it still passes.
             self.lost = true;
+            // Whoever sends what cannot be followed has nothing kept for it.
+            self.sides = Default::default();
             return announced;
         }
         // Who comes to a connection in its middle does not know what was asked.
@@ -262,6 +270,7 @@ mod tests {
         let early = vec![b'x'; crate::stream::WAITING_BYTES_MAX + 1];
         session.segment(false, 499, true, b"");
         session.segment(false, 501, false, &early);
+        assert_eq!(session.kept_bytes(), 0, "of what is lost");
         let text = b"227 Entering Passive Mode (10,2,0,10,195,80).\r\n";
         let lost = session.segment(false, 500, false, text);
         assert_eq!(lost, Announced::default());

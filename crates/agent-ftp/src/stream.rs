@@ -72,6 +72,11 @@ impl Stream {
         true
     }
 
+    /// Bytes that wait for a segment before them.
+    pub fn early_bytes(&self) -> usize {
+        self.early_bytes
+    }
+
     /// Whether anything of it was seen.
     pub fn is_begun(&self) -> bool {
         self.next.is_some()
