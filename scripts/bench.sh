@@ -59,9 +59,10 @@ main() {
 	if [[ -z $built ]]; then
 		need_cargo
 		say "building"
-		# All at once, so that what they share is built once: the example is the bare round trip of hold-latency.
-		"${CARGO[@]}" build --release --locked -p ravelind -p ravelin -p benches -p transport \
-			--bin ravelind --bin ravelin --bin bench --example rtt
+		# All at once, so that what they share is built once: the examples are the bare round trip and the agent of
+		# hold-latency.
+		"${CARGO[@]}" build --release --locked -p ravelind -p ravelin -p benches -p transport -p agent \
+			--bin ravelind --bin ravelin --bin bench --example rtt --example pass
 		built=$(target_dir)/release
 	fi
 	if [[ $list == yes ]]; then

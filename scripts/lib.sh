@@ -7,7 +7,7 @@
 BUILD_PACKAGES=(build-essential pkg-config libclang-dev libdpdk-dev jq valgrind)
 # shellcheck disable=SC2034
 LAB_PACKAGES=(dpdk-dev strace iproute2 ethtool nftables iputils-ping nginx-light curl vsftpd
-	tftpd-hpa sip-tester)
+	tftpd-hpa sip-tester lftp)
 
 # A line about what happens now.
 say() {

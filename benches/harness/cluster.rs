@@ -84,6 +84,7 @@ pub(crate) fn plan(capacity: u32, sync: &'static str, seats: [Seat; 2]) -> Plan 
         sync,
         rules: "",
         cluster: "heartbeat = \"100ms\"\ndead_after = \"3s\"\nhold_deadline = \"1s\"",
+        agent: None,
         seats,
         ports: [Ports::Memif, Ports::Idle],
     }

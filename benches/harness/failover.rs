@@ -40,6 +40,7 @@ pub(crate) fn plan(capacity: u32, seats: [Seat; 2]) -> Plan {
         sync: "ack",
         rules: "",
         cluster: "",
+        agent: None,
         seats,
         ports: [Ports::Memif, Ports::Wire],
     }

@@ -3,17 +3,21 @@
 //! Two daemons; single packets, each the first of a flow, go through the first one by an interface of the kernel.
 //! Every other one is of a flow whose rule is `ack`, the rest of flows that are not replicated at all, so that
 //! both meet the same machine in the same moment, and what they differ in is what was added. Beside it stands
-//! the bare round trip of the same transport between the same two cpus.
+//! the bare round trip of the same transport between the same two cpus, and the same of a second pair, whose held
+//! flows go through a protocol agent that does nothing with them.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+use lab::wait::{Poll, wait_until};
 
 use crate::bench::Bench;
 use crate::error::{Error, Result};
-use crate::forward::{Outcome, Reading};
+use crate::forward::{Outcome, Reading, outer};
 use crate::measure::share;
-use crate::pair::{NODES, Pair, Plan, Ports, Seat, drops, of};
-use crate::quic::RoundTrip;
+use crate::pair::{AGENT, NODES, Pair, Plan, Ports, Seat, drops, of};
+use crate::quic::{RoundTrip, example};
 use crate::traffic::Flows;
 use crate::wire_port::{Came, WirePort, frame};
 
@@ -28,40 +32,42 @@ const FOREIGN_PERCENT: u64 = 5;
 /// The service whose flows are not replicated; that of all other flows is [`Flows::udp`]'s.
 const PLAIN_PORT: u16 = 4434;
 
-/// Two nodes that hold the packets of all flows but those of one service.
-pub(crate) fn plan(seats: [Seat; 2]) -> Plan {
+/// Two nodes that hold the packets of all flows but those of one service; those of the others go through the
+/// agent, if there is one.
+pub(crate) fn plan(seats: [Seat; 2], agent: Option<PathBuf>) -> Plan {
     Plan {
         capacity: 1_250_000,
         sync: "ack",
-        rules: "[[rule]]\nname = \"plain\"\nservice = [\"udp/4434\"]\nsync = \"none\"\naction = \"allow\"\n",
+        rules: match agent {
+            None => PLAIN,
+            Some(_) => PLAIN_AND_AGENT,
+        },
+        agent,
         cluster: "heartbeat = \"100ms\"\ndead_after = \"3s\"\nhold_deadline = \"100ms\"",
         seats,
         ports: [Ports::Wire, Ports::Idle],
     }
 }
 
-/// Measures the delay and the bare round trip.
+const PLAIN: &str =
+    "[[rule]]\nname = \"plain\"\nservice = [\"udp/4434\"]\nsync = \"none\"\naction = \"allow\"\n";
+const PLAIN_AND_AGENT: &str = "[[rule]]\nname = \"plain\"\nservice = [\"udp/4434\"]\nsync = \"none\"\n\
+                               action = \"allow\"\n[[rule]]\nname = \"held\"\nservice = [\"udp/4433\"]\n\
+                               action = \"allow\"\nagent = \"pass\"\n";
+
+/// Measures the delay, with and without an agent, and the bare round trip.
 pub(crate) fn measure(bench: &Bench) -> Result<Outcome> {
     let seats = Seat::apart(&bench.cpus);
-    let (mut p50, mut p99, mut bare50, mut bare99) = (vec![], vec![], vec![], vec![]);
-    let (mut held, mut plain) = (vec![], vec![]);
+    let (mut bare50, mut bare99) = (vec![], vec![]);
     // Before the nodes are there, which take the same cpus.
     for _ in 0..bench.pace.runs {
         let bare = RoundTrip::measure(bench, [seats[0].sync, seats[1].sync])?;
         bare50.push(bare.p50_us);
         bare99.push(bare.p99_us);
     }
-    let mut pair = Pair::start(bench, plan(seats))?;
-    let port = WirePort::open(bench, NODES[0])?;
-    let mut next = 0;
-    for _ in 0..bench.pace.runs {
-        let run = run(bench, &mut pair, &port, &mut next)?;
-        for (share, values) in [(0.5, &mut p50), (0.99, &mut p99)] {
-            values.push(run.added(share)?);
-        }
-        held.push(share(&run.held_us, 0.5));
-        plain.push(share(&run.plain_us, 0.5));
-    }
+    let direct = Added::measure(bench, plan(seats, None))?;
+    let agent = example(bench, "agent", AGENT)?;
+    let through = Added::measure(bench, plan(seats, Some(agent)))?;
     let reading = |part, of, runs: &[f64]| {
         Ok::<_, Error>(Reading {
             of,
@@ -71,25 +77,87 @@ pub(crate) fn measure(bench: &Bench) -> Result<Outcome> {
     let mut notes = vec![format!(
         "the figure is the difference between held and unprotected first packets, which took {} and {} us \
          through the gateway and two veths (medians of the first run)",
-        crate::report::short(held[0]),
-        crate::report::short(plain[0]),
+        crate::report::short(direct.held_us),
+        crate::report::short(direct.plain_us),
     )];
+    notes.push(format!(
+        "through an agent that hands every packet back as it came these were {} and {} us; {} % of the packets still waited for \
+         their acknowledgement after it",
+        crate::report::short(through.held_us),
+        crate::report::short(through.plain_us),
+        through.waited_percent,
+    ));
     notes.extend(Seat::note(&seats));
     Ok(Outcome {
         readings: vec![
-            reading("-p50", None, &p50)?,
+            reading("-p50", None, &direct.p50)?,
+            reading("-p50", Some("through-agent"), &through.p50)?,
             reading("-p50", Some("bare-quic"), &bare50)?,
-            reading("-p99", None, &p99)?,
+            reading("-p99", None, &direct.p99)?,
+            reading("-p99", Some("through-agent"), &through.p99)?,
             reading("-p99", Some("bare-quic"), &bare99)?,
         ],
         notes,
     })
 }
 
+/// What is added on one pair of nodes.
+#[derive(Debug, Default)]
+struct Added {
+    /// By run, in microseconds.
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+    /// The medians of the first run, before they are subtracted.
+    held_us: f64,
+    plain_us: f64,
+    /// Of the packets of held flows in the last run, those that were held.
+    waited_percent: u64,
+}
+
+impl Added {
+    fn measure(bench: &Bench, plan: Plan) -> Result<Self> {
+        let with_agent = plan.agent.is_some();
+        let mut pair = Pair::start(bench, plan)?;
+        if with_agent {
+            wait_for_agent(bench, &mut pair)?;
+        }
+        let port = WirePort::open(bench, NODES[0])?;
+        let (mut added, mut next) = (Self::default(), 0);
+        for number in 0..bench.pace.runs {
+            let run = run(bench, &mut pair, &port, &mut next, with_agent)?;
+            added.p50.push(run.added(0.5)?);
+            added.p99.push(run.added(0.99)?);
+            if number == 0 {
+                added.held_us = share(&run.held_us, 0.5);
+                added.plain_us = share(&run.plain_us, 0.5);
+            }
+            added.waited_percent = run.waited_percent;
+        }
+        Ok(added)
+    }
+}
+
+fn wait_for_agent(bench: &Bench, pair: &mut Pair) -> Result<()> {
+    Ok(wait_until(
+        "the agent to connect",
+        Duration::from_secs(10),
+        Duration::from_millis(20),
+        &bench.interrupt,
+        || {
+            let counters = pair.first().counters().map_err(outer)?;
+            Ok(match of(&counters, "agents_connections") {
+                0 => Poll::Pending(String::new()),
+                _ => Poll::Ready(()),
+            })
+        },
+    )?)
+}
+
 /// The times of one run in microseconds, in order of size.
 #[derive(Debug)]
 struct Run {
     held_us: Vec<f64>,
+    waited_percent: u64,
     plain_us: Vec<f64>,
 }
 
@@ -106,7 +174,13 @@ impl Run {
     }
 }
 
-fn run(bench: &Bench, pair: &mut Pair, port: &WirePort, next: &mut u64) -> Result<Run> {
+fn run(
+    bench: &Bench,
+    pair: &mut Pair,
+    port: &WirePort,
+    next: &mut u64,
+    with_agent: bool,
+) -> Result<Run> {
     let before = pair.first().counters()?;
     let (begin, first) = (Instant::now(), *next);
     let mut sent = HashMap::new();
@@ -148,12 +222,17 @@ fn run(bench: &Bench, pair: &mut Pair, port: &WirePort, next: &mut u64) -> Resul
     }
     // Two packets may have been held at once, but none can have come without.
     let held = came.iter().filter(|one| is_held(one.number)).count() as u64;
-    if moved("hold_released") != held {
+    // One that comes back from an agent may have nothing left to wait for.
+    let (what, passed) = match with_agent {
+        true => ("handed back by the agent", moved("agents_delivered")),
+        false => ("held", moved("hold_released")),
+    };
+    if passed != held {
         return Err(Error::NotReal(format!(
-            "{held} packets of `ack` flows came out and {} were held",
-            moved("hold_released")
+            "{held} packets of `ack` flows came out and {passed} were {what}"
         )));
     }
+    let waited_percent = moved("hold_released") * 100 / held.max(1);
     let (mut held_us, mut plain_us) = (vec![], vec![]);
     for one in came.iter().filter(|one| one.number >= first + WARM) {
         let Some(at) = sent.remove(&one.number) else {
@@ -175,7 +254,11 @@ fn run(bench: &Bench, pair: &mut Pair, port: &WirePort, next: &mut u64) -> Resul
             )));
         }
     }
-    Ok(Run { held_us, plain_us })
+    Ok(Run {
+        held_us,
+        waited_percent,
+        plain_us,
+    })
 }
 
 fn is_held(number: u64) -> bool {
@@ -198,11 +281,13 @@ mod tests {
     #[test]
     fn what_was_added_is_the_difference() {
         let run = Run {
+            waited_percent: 100,
             held_us: (1..=100).map(|n| f64::from(n) + 20.0).collect(),
             plain_us: (1..=100).map(f64::from).collect(),
         };
         assert_eq!(run.added(0.5).expect("more"), 20.0);
         let run = Run {
+            waited_percent: 100,
             held_us: vec![1.0],
             plain_us: vec![2.0],
         };
@@ -211,12 +296,15 @@ mod tests {
 
     #[test]
     fn every_other_packet_is_of_the_plain_service() {
-        let config = plan(Seat::apart(&crate::machine::Cpus {
+        let seats = Seat::apart(&crate::machine::Cpus {
             worker: 1,
             others: 0,
             online: vec![0, 1],
-        }));
-        assert!(config.rules.contains(&format!("udp/{PLAIN_PORT}")));
+        });
+        for agent in [None, Some("/x/pass".into())] {
+            let rules = plan(seats, agent).rules;
+            assert!(rules.contains(&format!("udp/{PLAIN_PORT}")));
+        }
         let port = |number| {
             let bytes = packet(number);
             u16::from_be_bytes([bytes[36], bytes[37]])

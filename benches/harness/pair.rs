@@ -3,7 +3,7 @@
 //! By weight nearly all slots are the first one's, which gets the packets; the other is its backup.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lab::program::{ip_batch, run};
@@ -21,6 +21,8 @@ use crate::ravelin::{Inside, Outside, Place, config, connect, spawn};
 use crate::wire_port::{self, WirePort};
 
 pub(crate) const NODES: [&str; 2] = ["n1", "n2"];
+/// What rules call the agent of a [`Plan`].
+pub(crate) const AGENT: &str = "pass";
 /// The link's end in each namespace.
 pub(crate) const LINK: &str = "sync0";
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -49,6 +51,8 @@ pub(crate) struct Plan {
     pub(crate) rules: &'static str,
     /// Lines of `[cluster]`.
     pub(crate) cluster: &'static str,
+    /// The program of the agent [`AGENT`], if there is one.
+    pub(crate) agent: Option<PathBuf>,
     /// By node.
     pub(crate) seats: [Seat; 2],
     /// By node.
@@ -372,10 +376,18 @@ fn sections(name: &str, dir: &Path, plan: &Plan) -> String {
         )
     };
     let file = |suffix: &str| dir.join(suffix).display().to_string();
+    let agent = plan.agent.as_ref().map(|program| {
+        // Packets that passed without it would be measured as some that did not.
+        format!(
+            "[agents]\nsocket = \"{}\"\n[[agent]]\nname = \"{AGENT}\"\nwhen_gone = \"drop\"\ncommand = [\"{}\"]\n",
+            file(&format!("{name}.agents")),
+            program.display()
+        )
+    });
     format!(
         "[cluster]\nname = \"bench\"\nmac = \"03:72:76:6c:00:01\"\n{}\n{}{}\
          [pki]\nca = \"{}\"\ncert = \"{}\"\nkey = \"{}\"\n\
-         [sync]\nudp = \"{}\"\n{}",
+         [sync]\nudp = \"{}\"\n{}{}",
         plan.cluster,
         member(0, 1000),
         member(1, 1),
@@ -383,6 +395,7 @@ fn sections(name: &str, dir: &Path, plan: &Plan) -> String {
         file(&format!("{name}.pem")),
         file(&format!("{name}.key")),
         plan.sync,
+        agent.unwrap_or_default(),
         plan.rules,
     )
 }
@@ -467,7 +480,8 @@ mod tests {
             for seats in [Seat::apart(&cpus), Seat::worker_alone(&cpus)] {
                 for plan in [
                     crate::cluster::plan(1_250_000, "ack", seats),
-                    crate::hold_latency::plan(seats),
+                    crate::hold_latency::plan(seats, None),
+                    crate::hold_latency::plan(seats, Some("/x/pass".into())),
                     crate::failover::plan(1_250_000, seats),
                     crate::snapshot::plan(1_250_000, seats),
                 ] {

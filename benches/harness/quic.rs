@@ -1,5 +1,7 @@
 //! The bare round trip of the transport, between two cpus: the crate's own example measures it.
 
+use std::path::PathBuf;
+
 use lab::Error as LabError;
 use lab::program::run;
 
@@ -18,13 +20,7 @@ pub(crate) struct RoundTrip {
 impl RoundTrip {
     /// Measures it between threads on these two cpus.
     pub(crate) fn measure(bench: &Bench, [client, server]: [usize; 2]) -> Result<Self> {
-        let program = bench.binaries.dir().join("examples/rtt");
-        if !program.is_file() {
-            return Err(Error::Machine(format!(
-                "{} is missing: build it with `cargo build -p transport --example rtt` in the same profile as the rest",
-                program.display()
-            )));
-        }
+        let program = example(bench, "transport", "rtt")?;
         let (client, server) = (client.to_string(), server.to_string());
         // It pins its threads itself, and must be allowed to: we are on one cpu ourselves.
         let all = bench.cpus.all();
@@ -65,6 +61,18 @@ impl RoundTrip {
             p99_us: field("p99")? / 1e3,
         })
     }
+}
+
+/// A crate's example, built beside the programs.
+pub(crate) fn example(bench: &Bench, package: &str, name: &str) -> Result<PathBuf> {
+    let program = bench.binaries.dir().join("examples").join(name);
+    if !program.is_file() {
+        return Err(Error::Machine(format!(
+            "{} is missing: build it with `cargo build -p {package} --example {name}` in the same profile as the rest",
+            program.display()
+        )));
+    }
+    Ok(program)
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ pub(crate) fn plan(capacity: u32, seats: [Seat; 2]) -> Plan {
         sync: "async",
         rules: "",
         cluster: "heartbeat = \"100ms\"\ndead_after = \"3s\"\nresync_rate = 100000000\njoin_wait = \"3s\"",
+        agent: None,
         seats,
         ports: [Ports::Memif, Ports::Idle],
     }

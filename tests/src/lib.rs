@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod ftp;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;

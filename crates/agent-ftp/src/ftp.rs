@@ -25,6 +25,8 @@ struct Connection {
     age: u64,
     /// Which ends have sent their FIN.
     finished: [bool; 2],
+    /// Of which ends anything was seen: where routers choose the nodes it may be one.
+    seen: [bool; 2],
 }
 
 impl Protocol for Ftp {
@@ -38,14 +40,26 @@ impl Protocol for Ftp {
         let data = &packet.frame[usize::from(p.payload)..usize::from(p.end)];
         let flags = p.tcp.flags;
         let (flow, from_client) = (packet.flow, packet.from_opener);
-        let connection = self.connection(flow);
+        let side = usize::from(from_client);
         let syn = flags & wire::tcp::SYN != 0;
+        // The last acknowledgement of one that is over must not have it followed anew.
+        if data.is_empty() && !syn && !self.connections.contains_key(&flow) {
+            return Announced::default();
+        }
+        let connection = self.connection(flow);
         let ack = (flags & wire::tcp::ACK != 0).then_some(p.tcp.ack);
         let announced = connection
             .session
             .acknowledging(from_client, p.tcp.seq, ack, syn, data);
-        connection.finished[usize::from(from_client)] |= flags & wire::tcp::FIN != 0;
-        if flags & wire::tcp::RST != 0 || connection.finished == [true; 2] {
+        connection.seen[side] = true;
+        if syn {
+            connection.finished = [false; 2];
+        }
+        connection.finished[side] |= flags & wire::tcp::FIN != 0;
+        let finished = connection.finished[side]
+            && (connection.finished[1 - side] || !connection.seen[1 - side]);
+        // A SYN begins another one.
+        if !syn && (flags & wire::tcp::RST != 0 || finished) {
             self.forget(&flow);
         }
         announced
@@ -53,6 +67,17 @@ impl Protocol for Ftp {
 }
 
 impl Ftp {
+    /// Control connections that are followed.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Bytes that are kept of what they say.
+    pub fn kept_bytes(&self) -> usize {
+        let kept = |connection: &Connection| connection.session.kept_bytes();
+        self.connections.values().map(kept).sum()
+    }
+
     fn connection(&mut self, flow: Flow) -> &mut Connection {
         if !self.connections.contains_key(&flow) {
             if self.connections.len() >= SESSIONS_MAX
@@ -69,6 +94,7 @@ impl Ftp {
             session: Session::new(flow),
             age,
             finished: [false; 2],
+            seen: [false; 2],
         })
     }
 
@@ -132,5 +158,25 @@ mod tests {
         assert!(ports(true, ACK | FIN, 106, b"").is_empty());
         assert!(ports(false, ACK | FIN, 524, b"").is_empty());
         assert!(ftp.connections.is_empty() && ftp.ages.is_empty());
+    }
+
+    /// Nothing stays of what is over, though its last acknowledgement comes after it, nor where one side alone comes by.
+    #[test]
+    fn what_is_over_is_forgotten() {
+        let empty = |ftp: &Ftp| ftp.connections() == 0 && ftp.ages.is_empty();
+        let mut ftp = Ftp::default();
+        ftp.announces(&packet(true, SYN, 99, b""));
+        ftp.announces(&packet(false, SYN | ACK, 499, b""));
+        ftp.announces(&packet(false, ACK | FIN, 500, b""));
+        let port = b"PORT 10,1,0,10,4,1\r\n";
+        let announced = ftp.announces(&packet(true, ACK | FIN, 100, port));
+        assert_eq!(announced.expect.len(), 1);
+        assert!(empty(&ftp));
+        ftp.announces(&packet(false, ACK, 501, b""));
+        assert!(empty(&ftp), "followed anew");
+        ftp.announces(&packet(false, SYN | ACK, 499, b""));
+        assert!(!empty(&ftp));
+        ftp.announces(&packet(false, ACK | FIN, 500, b"221 Goodbye.\r\n"));
+        assert!(empty(&ftp), "nobody else will end it");
     }
 }

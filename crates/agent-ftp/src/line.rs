@@ -13,6 +13,11 @@ pub struct Lines {
 }
 
 impl Lines {
+    /// Bytes of the line that is not over.
+    pub fn unfinished(&self) -> usize {
+        self.line.len()
+    }
+
     /// Takes bytes; gives each line that they complete, without its end.
     pub fn push(&mut self, bytes: &[u8], mut line: impl FnMut(&[u8])) {
         for byte in bytes {

@@ -33,6 +33,12 @@ impl Session {
         }
     }
 
+    /// Bytes that it keeps: early segments and unfinished lines.
+    pub fn kept_bytes(&self) -> usize {
+        let kept = |(stream, lines): &(Stream, Lines)| stream.early_bytes() + lines.unfinished();
+        self.sides.iter().map(kept).sum()
+    }
+
     /// A segment of the connection: from the client or from the server.
     pub fn segment(&mut self, from_client: bool, seq: u32, syn: bool, data: &[u8]) -> Announced {
         self.acknowledging(from_client, seq, None, syn, data)
@@ -48,7 +54,8 @@ impl Session {
         data: &[u8],
     ) -> Announced {
         let mut announced = Announced::default();
-        if syn && from_client {
+        // Where routers send the two directions through different nodes, only the server's SYN is seen here.
+        if syn && (from_client || !self.sides[0].0.is_begun()) {
             *self = Self::new(self.flow);
         }
         if self.lost {
@@ -66,6 +73,8 @@ impl Session {
         if !self.sides[side].0.segment(seq, syn, data, &mut bytes) {
             // What cannot be followed announces nothing any more; it still passes.
             self.lost = true;
+            // Whoever sends what cannot be followed has nothing kept for it.
+            self.sides = Default::default();
             return announced;
         }
         // Who comes to a connection in its middle does not know what was asked.
@@ -222,6 +231,22 @@ mod tests {
         assert_eq!(asks, silent);
         let reply = b"227 (10,2,0,10,195,80)\r\n";
         let announced = session.acknowledging(false, 600, Some(206), false, reply);
+        assert_eq!(announced.expect.len(), 1);
+    }
+
+    /// Only the server's side comes by here; its client uses the same port again after a connection that was lost.
+    #[test]
+    fn one_side_alone_begins_anew_with_its_own_syn() {
+        let mut session = Session::new(flow(false));
+        let early = vec![b'x'; crate::stream::WAITING_BYTES_MAX + 1];
+        session.segment(false, 499, true, b"");
+        session.segment(false, 501, false, &early);
+        assert_eq!(session.kept_bytes(), 0, "of what is lost");
+        let text = b"227 Entering Passive Mode (10,2,0,10,195,80).\r\n";
+        let lost = session.segment(false, 500, false, text);
+        assert_eq!(lost, Announced::default());
+        session.segment(false, 8000, true, b"");
+        let announced = session.segment(false, 8001, false, text);
         assert_eq!(announced.expect.len(), 1);
     }
 

@@ -72,6 +72,16 @@ impl Stream {
         true
     }
 
+    /// Bytes that wait for a segment before them.
+    pub fn early_bytes(&self) -> usize {
+        self.early_bytes
+    }
+
+    /// Whether anything of it was seen.
+    pub fn is_begun(&self) -> bool {
+        self.next.is_some()
+    }
+
     /// Whether it was seen from its beginning, without a gap.
     pub fn is_whole(&self) -> bool {
         self.whole

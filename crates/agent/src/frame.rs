@@ -95,11 +95,64 @@ pub fn read<M: Message>(from: &mut impl Read, len_max: usize) -> Result<M, Frame
         }
     }
     from.read_exact(&mut len[1..])?;
+    let mut archive = vec![0; claimed(len, len_max)?];
+    from.read_exact(&mut archive)?;
+    decode(&archive)
+}
+
+/// How many bytes the archive has, if a message may have so many.
+fn claimed(len: [u8; 4], len_max: usize) -> Result<usize, FrameError> {
     let len = u32::from_le_bytes(len) as usize;
     if len > len_max {
         return Err(FrameError::TooLong(len));
     }
-    let mut archive = vec![0; len];
-    from.read_exact(&mut archive)?;
-    M::from_archive(&archive).map_err(|_| FrameError::Malformed)
+    Ok(len)
+}
+
+fn decode<M: Message>(archive: &[u8]) -> Result<M, FrameError> {
+    M::from_archive(archive).map_err(|_| FrameError::Malformed)
+}
+
+/// Bytes in, messages out, for who cannot wait within a message. It keeps no more than what was pushed and is not yet
+/// a whole message: push no more before [`Decoder::message`] has nothing.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    bytes: Vec<u8>,
+    /// Where the next message begins.
+    at: usize,
+}
+
+impl Decoder {
+    /// Takes bytes as they come.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.at);
+        self.at = 0;
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next message of at most `len_max` bytes, if all of it is there.
+    ///
+    /// # Errors
+    /// For bytes that are no message; the same again each time after that.
+    pub fn message<M: Message>(&mut self, len_max: usize) -> Result<Option<M>, FrameError> {
+        let Some((len, rest)) = self.bytes[self.at..].split_first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let len = claimed(*len, len_max)?;
+        let Some(archive) = rest.get(..len) else {
+            return Ok(None);
+        };
+        let message = decode(archive)?;
+        self.at += 4 + len;
+        Ok(Some(message))
+    }
+
+    /// What the end of the connection is now: between two messages or within one.
+    pub fn end(&self) -> FrameError {
+        if self.at == self.bytes.len() {
+            FrameError::Closed
+        } else {
+            FrameError::Io(io::ErrorKind::UnexpectedEof.into())
+        }
+    }
 }

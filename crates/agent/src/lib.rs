@@ -6,11 +6,14 @@
 //! each back: [`ToDaemon::Deliver`] or [`ToDaemon::Discard`]. In between it may ask for changes of state
 //! ([`Request`]); each is answered ([`ToAgent::Answer`]) when the cluster has it.
 //!
-//! [`Client`] is the agent's side, blocking. [`frame`] is what goes over the socket. An agent that only has connections
-//! expected is a [`Protocol`] and a call of [`run`].
+//! [`Client`] is the agent's side, blocking; `asynchronous::Client`, behind the feature `tokio`, is the same for programs
+//! that use tokio. [`frame`] is what goes over the socket. An agent that only has connections expected is a [`Protocol`]
+//! and a call of [`run`].
 #![forbid(unsafe_code)]
 
 mod announce;
+#[cfg(feature = "tokio")]
+pub mod asynchronous;
 mod client;
 mod datagram;
 pub mod frame;

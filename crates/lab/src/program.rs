@@ -145,6 +145,7 @@ pub(crate) fn spawn_error(program: &str, error: std::io::Error) -> Error {
         "vsftpd" => "vsftpd",
         "in.tftpd" => "tftpd-hpa",
         "sipp" => "sip-tester",
+        "lftp" => "lftp",
         "dpdk-testpmd" => "dpdk-dev",
         "nice" => "coreutils",
         "ping" => "iputils-ping",

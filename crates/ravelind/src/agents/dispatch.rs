@@ -69,6 +69,8 @@ telemetry::counters! {
         QueueFull = "drop_agents_queue",
         /// Packets that went on since their agent was gone.
         GonePassed = "agents_gone_passed",
+        /// Packets that were kept since their agent was gone.
+        GoneHeld = "agents_gone_held",
         /// Packets dropped since their agent was gone.
         GoneDropped = "drop_agents_gone",
         /// Requests of agents.
@@ -469,6 +471,7 @@ impl<B: PacketBuf> Dispatcher<B> {
                 let seat = &mut self.seats[agent];
                 if seat.parked.len() < seat.config.queue as usize {
                     seat.parked.push_back(kept);
+                    self.count(AgentCounter::GoneHeld);
                 } else {
                     self.count(AgentCounter::QueueFull);
                     self.discard(kept);

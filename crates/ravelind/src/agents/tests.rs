@@ -1,6 +1,8 @@
 //! The dispatcher between a worker's rings, played by the test, and agents over real sockets.
 
-use std::os::unix::net::UnixListener;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -67,7 +69,12 @@ impl Rig {
 
     /// The next instruction, with its answer given.
     fn carry_out(&mut self) -> Instruction<MemoryBuf> {
-        let Instruct { token, instruction } = wait(|| self.link.instructions.pop().ok());
+        let next = wait(|| self.link.instructions.pop().ok());
+        self.answered(next)
+    }
+
+    fn answered(&mut self, next: Instruct<MemoryBuf>) -> Instruction<MemoryBuf> {
+        let Instruct { token, instruction } = next;
         let outcome = Ok(());
         match instruction {
             Instruction::Ask { .. } => self.notify(Notice::Flow {
@@ -152,8 +159,8 @@ impl Served {
         Client::connect(&self.dir.path().join("s"), "ftp")
     }
 
-    fn raw(&self) -> std::os::unix::net::UnixStream {
-        std::os::unix::net::UnixStream::connect(self.dir.path().join("s")).expect("connects")
+    fn raw(&self) -> UnixStream {
+        UnixStream::connect(self.dir.path().join("s")).expect("connects")
     }
 
     fn is(&self, what: ForAgent) {
@@ -390,6 +397,138 @@ fn nonsense_ends_the_connection_and_the_packets_go_on() {
     assert_eq!(served.rig.count(AgentCounter::Malformed), 4);
 }
 
+/// Whatever an agent says, its packet is handed back once, as it was, unless it has it dropped. What is no message or
+/// may not be said ends the connection, and the next agent is taken.
+#[test]
+fn whatever_is_said_has_its_effect_or_none() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/tests/corpus/to_daemon");
+    let mut served = Served::start(WhenGone::Bypass, 8);
+    let (mut good, mut bad, mut asked) = (0, 0, 0);
+    corpus::run(&folder, 300, |input| {
+        let (malformed, asks) = served.hears(input);
+        asked += asks;
+        let store = &served.common.store;
+        let changes = store.count(CommonKind::Block) + store.count(CommonKind::Expectation);
+        assert!(changes <= asked, "{changes} changes by {asked} requests");
+        match malformed {
+            true => bad += 1,
+            false => good += 1,
+        }
+    });
+    assert!(good > 20 && bad > 20 && asked > 20, "{good} {bad} {asked}");
+}
+
+impl Served {
+    /// An agent that has one packet says this and goes. Whether something of it may not be said, and how many requests
+    /// were before that.
+    fn hears(&mut self, input: &[u8]) -> (bool, u64) {
+        let counted = |served: &Self, counter| served.rig.count(counter);
+        let malformed_before = counted(self, AgentCounter::Malformed);
+        let requests_before = counted(self, AgentCounter::Requests);
+        let mut stream = self.raw();
+        let (version, name) = (agent::PROTOCOL_VERSION, "ftp".into());
+        frame::write(&mut stream, &ToDaemon::Hello { version, name }).unwrap();
+        let welcome = frame::read::<ToAgent>(&mut stream, frame::LEN_MAX);
+        assert!(
+            matches!(welcome, Ok(ToAgent::Welcome { .. })),
+            "{welcome:?}"
+        );
+        self.rig.packet(b"kept");
+        let Ok(ToAgent::Packet(packet)) = frame::read(&mut stream, frame::LEN_MAX) else {
+            panic!("the packet");
+        };
+
+        // The corpus calls it 1.
+        let id_of = |id| if id == 1 { packet.id } else { id };
+        let (mut rest, mut bytes, mut messages) = (input, vec![], vec![]);
+        let end = loop {
+            let at = rest;
+            let mut message = match frame::read::<ToDaemon>(&mut rest, frame::LEN_MAX) {
+                Ok(message) => message,
+                Err(end) => {
+                    bytes.extend_from_slice(at);
+                    break end;
+                }
+            };
+            if let ToDaemon::Deliver { id, .. } | ToDaemon::Discard { id } = &mut message {
+                *id = id_of(*id);
+            }
+            bytes.extend(frame::encode(&message).unwrap());
+            messages.push(message);
+        };
+        // It may have closed the connection before all is written.
+        let _ = stream.write_all(&bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+
+        let (mut has, mut discards, mut asks) = (true, false, 0);
+        let mut malformed = false;
+        for message in &messages {
+            malformed = match message {
+                ToDaemon::Hello { .. } => true,
+                // None of the corpus is one of its flow.
+                ToDaemon::Deliver { id, frame } => *id != packet.id || !has || frame.is_some(),
+                ToDaemon::Discard { id } => *id != packet.id || !has,
+                ToDaemon::Ask { .. } => {
+                    asks += 1;
+                    continue;
+                }
+            };
+            if malformed {
+                break;
+            }
+            has = false;
+            discards = matches!(message, ToDaemon::Discard { .. });
+        }
+        let is_none = matches!(
+            end,
+            frame::FrameError::Malformed | frame::FrameError::TooLong(_)
+        );
+        malformed |= is_none;
+
+        let (others, discarded) = self.until_closed(stream);
+        self.is(ForAgent::Pass);
+        assert_eq!(discarded, discards, "{messages:?} {end:?}");
+        // A watched flow is no longer watched at the end.
+        assert!(
+            others <= 2 * asks,
+            "{others} instructions by {asks} requests"
+        );
+        wait(|| {
+            let requests = counted(self, AgentCounter::Requests) - requests_before;
+            let refused = counted(self, AgentCounter::Malformed) - malformed_before;
+            ((requests, refused) == (asks, u64::from(malformed))).then_some(())
+        });
+        (malformed, asks)
+    }
+
+    /// Carries out what comes until the connection is closed and the packet is back: how many other instructions there
+    /// were, and whether it was dropped.
+    fn until_closed(&mut self, mut stream: UnixStream) -> (u64, bool) {
+        stream.set_nonblocking(true).unwrap();
+        let (mut others, mut back, mut closed) = (0, None, false);
+        wait(|| {
+            while let Ok(next) = self.rig.link.instructions.pop() {
+                let (buf, discarded) = match self.rig.answered(next) {
+                    Instruction::Deliver { buf, .. } => (buf, false),
+                    Instruction::Discard { buf } => (buf, true),
+                    _ => {
+                        others += 1;
+                        continue;
+                    }
+                };
+                assert_eq!(buf.data(), tcp(b"kept"), "unchanged");
+                assert!(back.replace(discarded).is_none(), "handed back twice");
+            }
+            closed |= match stream.read(&mut [0; 4096]) {
+                Ok(read) => read == 0,
+                Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+            };
+            (closed && back.is_some()).then_some(())
+        });
+        (others, back.expect("it is back"))
+    }
+}
+
 #[test]
 fn who_is_not_known_or_there_already_is_refused_with_the_reason() {
     let served = Served::start(WhenGone::Drop, 8);
@@ -432,6 +571,7 @@ fn a_queue_is_bounded_and_held_packets_wait_for_the_next() {
     wait(|| (served.rig.count(AgentCounter::QueueFull) == 1).then_some(()));
     drop(client);
     let mut next = wait(|| served.connect().ok());
+    assert_eq!(served.rig.count(AgentCounter::GoneHeld), 2);
     for data in [b"1", b"2"] {
         let packet = given(&mut next);
         assert!(packet.frame.ends_with(data));
