@@ -1,10 +1,10 @@
 //! One control connection: what it announces, and whether that may be.
 
+use agent::stream::Stream;
 use agent::{Announced, Flow};
 use wire::ip::TCP;
 
 use crate::line::{self, Command, Lines, Reply};
-use crate::stream::Stream;
 
 /// How long an announced connection is waited for, in milliseconds.
 const FOR_MS: u64 = 60_000;
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn one_side_alone_begins_anew_with_its_own_syn() {
         let mut session = Session::new(flow(false));
-        let early = vec![b'x'; crate::stream::WAITING_BYTES_MAX + 1];
+        let early = vec![b'x'; agent::stream::WAITING_BYTES_MAX + 1];
         session.segment(false, 499, true, b"");
         session.segment(false, 501, false, &early);
         assert_eq!(session.kept_bytes(), 0, "of what is lost");

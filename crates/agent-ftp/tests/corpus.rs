@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use agent::stream::WAITING_BYTES_MAX;
 use agent::{Action, Expectation, Flow, Packet, Protocol, Waiting};
 use agent_ftp::ftp::Ftp;
 use agent_ftp::line::{self, Command, LINE_MAX, Lines, Reply};
 use agent_ftp::session::Session;
-use agent_ftp::stream::WAITING_BYTES_MAX;
 use wire::{build, tcp};
 
 const ITERATIONS: u64 = 20_000;

@@ -8,7 +8,7 @@
 //!
 //! [`Client`] is the agent's side, blocking; `asynchronous::Client`, behind the feature `tokio`, is the same for programs
 //! that use tokio. [`frame`] is what goes over the socket. An agent that only has connections expected is a [`Protocol`]
-//! and a call of [`run`].
+//! and a call of [`run`]; one that reads TCP puts segments in order with [`stream::Stream`].
 #![forbid(unsafe_code)]
 
 mod announce;
@@ -19,6 +19,7 @@ mod datagram;
 pub mod frame;
 mod message;
 mod program;
+pub mod stream;
 
 pub use announce::{Action, Announced, PORT_MIN, Waiting};
 pub use client::{Client, ClientError};

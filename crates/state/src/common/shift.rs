@@ -47,7 +47,8 @@ impl SideShift {
         let sums = steps.iter().map(|(_, by)| *by).chain([base]);
         let sane = |by: i32| by.unsigned_abs() <= SHIFT_MAX.unsigned_abs();
         let ordered = steps.windows(2).all(|pair| after(pair[1].0, pair[0].0));
-        let all = sums.map(sane).all(|sane| sane) && ordered;
+        let mut sums = sums;
+        let all = sums.all(sane) && ordered;
         all.then(|| steps.try_into().ok())
             .flatten()
             .map(|steps| Self { base, steps })
