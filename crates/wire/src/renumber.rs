@@ -109,7 +109,7 @@ mod tests {
         let octets = [&options, data].concat();
         let mut frame = build::tcp(from, to, tcp::ACK, 1000, 2000, &octets);
         let l4 = usize::from(parse(&frame).unwrap().l4);
-        frame[l4 + 12] = ((20 + options.len()) / 4 << 4) as u8;
+        frame[l4 + 12] = (((20 + options.len()) / 4) << 4) as u8;
         // The checksum is over the same words but for this one.
         let field: [u8; 2] = [frame[l4 + 16], frame[l4 + 17]];
         let change = Change::default().replace(&[0x50, tcp::ACK], &[frame[l4 + 12], tcp::ACK]);

@@ -44,14 +44,11 @@ const fn after(a: u32, b: u32) -> bool {
 impl SideShift {
     /// With these parts; `None` when there is no such value.
     pub fn of_parts(base: i32, steps: &[(u32, i32)]) -> Option<Self> {
-        let sums = steps.iter().map(|(_, by)| *by).chain([base]);
-        let sane = |by: i32| by.unsigned_abs() <= SHIFT_MAX.unsigned_abs();
+        let mut sums = steps.iter().map(|(_, by)| *by).chain([base]);
+        let sane = sums.all(|by| by.unsigned_abs() <= SHIFT_MAX.unsigned_abs());
         let ordered = steps.windows(2).all(|pair| after(pair[1].0, pair[0].0));
-        let mut sums = sums;
-        let all = sums.all(sane) && ordered;
-        all.then(|| steps.try_into().ok())
-            .flatten()
-            .map(|steps| Self { base, steps })
+        let steps = steps.try_into().ok()?;
+        (sane && ordered).then_some(Self { base, steps })
     }
 
     /// Its parts, as [`Self::of_parts`] takes them.
