@@ -220,8 +220,14 @@ pub fn kill_agents(cluster: &Cluster) {
     }
 }
 
-/// Ends the program of the node's agent, the only child of its daemon.
+/// Ends the program of the node's agent.
 pub fn kill_agent(cluster: &Cluster, index: usize) {
+    let pid = nix::unistd::Pid::from_raw(agent_pid(cluster, index));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it ran");
+}
+
+/// The process of the node's agent, the only child of its daemon.
+pub fn agent_pid(cluster: &Cluster, index: usize) -> i32 {
     let daemon = cluster.pid(index).expect("it runs");
     let tasks = std::fs::read_dir(format!("/proc/{daemon}/task")).expect("it runs");
     let children =
@@ -233,6 +239,5 @@ pub fn kill_agent(cluster: &Cluster, index: usize) {
         })
         .collect();
     assert_eq!(children.len(), 1, "children of n{index}: {children:?}");
-    let pid = nix::unistd::Pid::from_raw(children[0]);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it ran");
+    children[0]
 }

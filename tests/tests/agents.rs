@@ -2,12 +2,15 @@
 //! were announced, on whichever node they arrive, and also when the node that heard it is dead.
 
 use std::io::{BufRead, Write};
+use std::os::unix::fs::PermissionsExt;
 
-use e2e::ftp::{Control, connect, fetch, kill_agents, serve, total, wait_for_agents};
-use e2e::{LIMIT, cluster, wait_whole};
+use e2e::ftp::{
+    Control, agent_pid, connect, fetch, kill_agents, serve, total, wait_for_agents, with_agent,
+};
+use e2e::{LIMIT, cluster, topology, wait_whole};
 use lab::Cluster;
 use lab::node_config::Settings;
-use lab::program::run;
+use lab::program::{Binaries, run};
 
 fn settings() -> Settings {
     e2e::ftp::settings(3, "bypass")
@@ -86,6 +89,62 @@ fn a_data_connection_passes_though_the_node_that_heard_of_it_is_dead() {
         2,
         "nobody else went away within {LIMIT:?}"
     );
+}
+
+/// An agent that is taken over by what it parses has nothing of the daemon's: neither its user nor what it has open.
+#[test]
+fn an_agent_runs_as_its_own_user() {
+    // Where that user may run it, which may not be so beside the test.
+    let dir = tempfile::tempdir().expect("a folder");
+    let readable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), readable).expect("ours");
+    let program = Binaries::locate().and_then(|binaries| binaries.agent_ftp());
+    let copy = dir.path().join("agent");
+    std::fs::copy(program.expect("built"), &copy).expect("copied");
+    let settings = Settings {
+        agents_user: Some(["nobody", "nogroup"].map(str::to_owned)),
+        ..with_agent(3, "bypass", vec![copy.display().to_string()])
+    };
+    let topology = topology("eftpuser");
+    let logs = topology.folder("logs").expect("a folder");
+    // The lab's folder, which has the sockets, is root's alone; a daemon's own is not.
+    let passable = std::fs::Permissions::from_mode(0o711);
+    std::fs::set_permissions(logs.parent().expect("the lab's"), passable).expect("ours");
+    let binaries = Binaries::locate().expect("beside the test");
+    let cluster = Cluster::start(topology, binaries, &settings, &logs, false);
+    let mut cluster = cluster.expect("the daemons start");
+    wait_whole(&mut cluster);
+    let server = serve(&cluster);
+    wait_for_agents(&cluster, 1);
+    let nobody = vec!["65534".to_owned(); 4];
+    for index in cluster.living() {
+        let process = format!("/proc/{}", agent_pid(&cluster, index));
+        let status = std::fs::read_to_string(format!("{process}/status")).expect("it runs");
+        let of = |key: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(key));
+            let words = value.unwrap_or_default().split_whitespace();
+            words.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!((of("Uid:"), of("Gid:")), (nobody.clone(), nobody.clone()));
+        assert_eq!(of("Groups:"), ["65534"]);
+        assert_eq!(of("CapEff:"), ["0000000000000000"]);
+        let open = std::fs::read_dir(format!("{process}/fd")).expect("it runs");
+        let open: Vec<_> = open
+            .map(|entry| {
+                let path = entry.expect("listed").path();
+                let to = std::fs::read_link(&path).unwrap_or_default();
+                format!(
+                    "{} {}",
+                    path.file_name().unwrap_or_default().display(),
+                    to.display()
+                )
+            })
+            .collect();
+        // Input, output, errors, and its connection for reading and for writing.
+        assert_eq!(open.len(), 5, "{open:?}");
+    }
+    fetch(&cluster, &server, "ftp://10.2.0.10/file", &[]);
+    assert_eq!(total(&cluster, "flow_expected"), 1);
 }
 
 fn ravelin(cluster: &Cluster, args: &[&str]) -> String {

@@ -40,11 +40,21 @@ pub(crate) fn agents(top: &Section<'_>, base: &Path) -> Agents {
         list.push(Agent {
             name: name.to_owned(),
             command: command(section),
+            user: user(section),
             when_gone: section.choice_or("when_gone", &gone, WhenGone::Bypass),
             queue: section.integer_or("queue", 1..=65_536, 256) as u32,
         });
     }
     Agents { socket, list }
+}
+
+/// Whom a program runs as.
+fn user(section: &Section<'_>) -> Option<String> {
+    let field = section.field("user")?;
+    if section.field("command").is_none() {
+        field.fail(Fault::UserOfNone);
+    }
+    Some(field.name()?.to_owned())
 }
 
 /// A program and its arguments.

@@ -352,6 +352,10 @@ pub enum Fault {
     AgentOfDenied,
     #[error("{0} agents; a node has at most {max}", max = crate::AGENTS_MAX)]
     TooManyAgents(usize),
+    #[error(
+        "nobody is started who could run as this user; name a command, or leave the user to who starts the agent"
+    )]
+    UserOfNone,
     #[error("an empty command; name a program, or leave the key out when somebody else starts it")]
     EmptyCommand,
     #[error(

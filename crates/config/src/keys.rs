@@ -98,7 +98,7 @@ pub(crate) const WORKER: &[&str] = &[
 ];
 pub(crate) const CONTROL: &[&str] = &["socket", "mode", "group"];
 pub(crate) const AGENTS: &[&str] = &["socket", "mode", "group"];
-pub(crate) const AGENT: &[&str] = &["name", "command", "when_gone", "queue"];
+pub(crate) const AGENT: &[&str] = &["name", "command", "user", "when_gone", "queue"];
 pub(crate) const FLOWS: &[&str] = &["capacity", "tombstone", "refresh", "verify_checksums"];
 pub(crate) const TIMEOUTS: &[&str] = &[
     "tcp_syn_sent",

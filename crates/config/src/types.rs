@@ -295,6 +295,8 @@ pub struct Agent {
     /// The program that the daemon runs, an absolute path, and its arguments; empty when somebody else
     /// runs it.
     pub command: Vec<String>,
+    /// The user that the program runs as, by name; `None` is the daemon's.
+    pub user: Option<String>,
     /// What becomes of its flows' packets while it is not connected.
     pub when_gone: WhenGone,
     /// How many packets it may have, or may wait for it, at a time.

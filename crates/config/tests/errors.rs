@@ -1018,6 +1018,14 @@ fn agents() {
             "3:12: agent.ftp.command: \"ftp\" is no absolute path; write for instance \"/usr/lib/ravelin/ravelin-agent-ftp\"",
         ),
         (
+            format!("{agent}user = \"ravelin\"\n"),
+            "3:8: agent.ftp.user: nobody is started who could run as this user; name a command, or leave the user to who starts the agent",
+        ),
+        (
+            format!("{agent}user = \"a user\"\ncommand = [\"/x\"]\n"),
+            "3:8: agent.ftp.user: ",
+        ),
+        (
             format!("{agent}queue = 0\n"),
             "3:9: agent.ftp.queue: 0 is out of range; write a number from 1 to 65536",
         ),

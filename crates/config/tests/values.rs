@@ -669,7 +669,7 @@ fn agents_are_numbered_in_the_files_order() {
     let text = format!(
         "{BASE}\n[agents]\nsocket = \"a.sock\"\nmode = 0o600\ngroup = \"ftp\"\n\
          [[agent]]\nname = \"sip\"\n[[agent]]\nname = \"ftp\"\ncommand = [\"/bin/ftp\", \"-v\"]\n\
-         when_gone = \"hold\"\nqueue = 7\n\
+         user = \"nobody\"\nwhen_gone = \"hold\"\nqueue = 7\n\
          [[rule]]\nname = \"files\"\naction = \"allow\"\nservice = \"tcp/21\"\nagent = \"ftp\"\n"
     );
     let config = Config::parse(&text, "n1.toml", "/etc/x").unwrap();
@@ -681,6 +681,8 @@ fn agents_are_numbered_in_the_files_order() {
     );
     assert_eq!(agents.names(), ["sip", "ftp"]);
     assert_eq!(agents.list[1].command, ["/bin/ftp", "-v"]);
+    let user = |n: usize| agents.list[n].user.as_deref();
+    assert_eq!((user(0), user(1)), (None, Some("nobody")));
     let gone = |n: usize| (agents.list[n].when_gone, agents.list[n].queue);
     assert_eq!(gone(0), (config::WhenGone::Bypass, 256));
     assert_eq!(gone(1), (config::WhenGone::Hold, 7));

@@ -33,6 +33,8 @@ pub struct Settings {
     pub distribution: Distribution,
     /// Protocol agents that every node runs.
     pub agents: Vec<LabAgent>,
+    /// The user that they run as and its group, which gets their socket; `None` leaves both the daemon's.
+    pub agents_user: Option<[String; 2]>,
 }
 
 /// A protocol agent of every node, and a rule whose flows it is given.
@@ -64,6 +66,7 @@ impl Settings {
             scan_ports: None,
             distribution: Distribution::Filter,
             agents: vec![],
+            agents_user: None,
         }
     }
 
@@ -113,15 +116,22 @@ impl Settings {
             },
             control: Control {
                 socket: socket.to_owned(),
+                group: None,
             },
             agents: Control {
                 socket: format!("{socket}.agents"),
+                group: self.agents_user.clone().map(|[_, group]| group),
             },
             flows: Flows {
                 capacity: self.capacity,
             },
             detect: self.scan_ports.map(|scan_ports| Detect { scan_ports }),
-            agent: self.agents.iter().map(Agent::of).collect(),
+            agent: (self.agents.iter())
+                .map(|agent| Agent {
+                    user: self.agents_user.clone().map(|[user, _]| user),
+                    ..Agent::of(agent)
+                })
+                .collect(),
             interface: self.interfaces(index),
             route: self.routes(),
             rule: self.rules(),
@@ -310,6 +320,8 @@ struct Worker {
 #[derive(Serialize)]
 struct Control {
     socket: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -318,6 +330,8 @@ struct Agent {
     when_gone: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     command: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
 }
 
 impl Agent {
@@ -326,6 +340,7 @@ impl Agent {
             name: agent.name.clone(),
             when_gone: agent.when_gone,
             command: agent.command.clone(),
+            user: None,
         }
     }
 }

@@ -47,6 +47,7 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
         .map(|core| core.id)
         .collect();
     config.check_machine(&online)?;
+    let accounts = agents::command::accounts(&config.agents).map_err(Error::Machine)?;
     let identity = match &config.pki {
         Some(pki) => Some(transport::Identity::load(&pki.ca, &pki.cert, &pki.key)?),
         None => None,
@@ -169,8 +170,14 @@ pub(crate) fn run(path: &Path, check: bool) -> Result<(), Error> {
             }
         })?
     };
-    let (agents_file, commands) =
-        serve_agents(&config, agents_socket, &events, &common, &stop_agents)?;
+    let (agents_file, commands) = serve_agents(
+        &config,
+        accounts,
+        agents_socket,
+        &events,
+        &common,
+        &stop_agents,
+    )?;
 
     // Workers end last: they forward while the others say good-bye.
     let (stop, stop_workers) = (
@@ -334,6 +341,7 @@ fn endpoint(socket: &config::Control) -> Endpoint {
 /// Lets agents connect, and starts the programs of those that have one.
 fn serve_agents<F: Send>(
     config: &Arc<Config>,
+    accounts: Vec<Option<agents::command::Account>>,
     socket: Option<(UnixListener, F)>,
     events: &mpsc::SyncSender<agents::Event>,
     common: &Arc<Common>,
@@ -353,12 +361,13 @@ fn serve_agents<F: Send>(
         agents::link::accept(&listener, &reception);
     })?;
     let mut threads = vec![];
-    for agent in config.agents.list.iter().filter(|a| !a.command.is_empty()) {
+    let started = config.agents.list.iter().zip(accounts);
+    for (agent, account) in started.filter(|(agent, _)| !agent.command.is_empty()) {
         let (agent, socket) = (agent.clone(), config.agents.socket.socket.clone());
         let (stop, events) = (stop.clone(), events.clone());
         let name = format!("agent-{}", agent.name);
         threads.push(pin::spawn(&name, None, move || {
-            agents::command::run(&agent, &socket, &stop, &events);
+            agents::command::run(&agent, account, &socket, &stop, &events);
         })?);
     }
     Ok((Some(file), threads))

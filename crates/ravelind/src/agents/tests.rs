@@ -139,6 +139,7 @@ impl Served {
         let agent = config::Agent {
             name: "ftp".into(),
             command: vec![],
+            user: None,
             when_gone,
             queue,
         };
