@@ -137,6 +137,36 @@ impl FlowTable {
         }
     }
 
+    /// The first of three steps of a lookup, for who has something else to do between them: asks for the bucket of
+    /// the index. Returns the key's hash.
+    #[inline(always)]
+    pub fn seek(&self, key: &FlowKey) -> u64 {
+        let hash = self.hash(key);
+        self.index.prefetch(hash);
+        hash
+    }
+
+    /// The second step, with the hash of the first: reads the bucket, and asks for the most likely entry.
+    #[inline(always)]
+    pub fn approach(&self, key: &FlowKey, hash: u64) -> Option<FlowId> {
+        let id = self.index.likely(hash).map(FlowId);
+        if let Some(id) = id {
+            self.slab[id.index()].prefetch(key.proto() == PROTO_TCP);
+        }
+        id
+    }
+
+    /// The last step, with what the others gave: the flow's handle. Whatever has come to the table or left it since, it is
+    /// that of now.
+    #[inline(always)]
+    pub fn arrive(&self, key: &FlowKey, hash: u64, likely: Option<FlowId>) -> Option<FlowId> {
+        match likely {
+            // A place that has become vacant has no flow's key.
+            Some(id) if self.slab[id.index()].record.key.is(key) => likely,
+            _ => self.lookup_hashed(key, hash),
+        }
+    }
+
     /// Inserts a record whose key is not in the table.
     ///
     /// # Errors
