@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// The version of these messages. The daemon refuses an agent of another one.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// Requests of one agent that may be under way.
 pub const REQUESTS_MAX: usize = 64;
 
@@ -75,6 +75,14 @@ pub enum Request {
         /// The mark.
         value: u32,
     },
+    /// Have a flow end after so many seconds of silence, a TCP connection while it is established; 0 for what is configured for
+    /// its protocol. Replicated with the mark.
+    Timeout {
+        /// The flow.
+        flow: Flow,
+        /// The seconds.
+        seconds: u16,
+    },
     /// End a flow: its packets are those of no flow from now on.
     End {
         /// The flow.
@@ -96,6 +104,9 @@ pub enum Request {
         /// Whether its packets that come from now on wait until it is done.
         hold: bool,
     },
+    /// Bring all that this node has to the backups as it is now, also what would be replicated later. Answered a second
+    /// time, as [`Request::Synchronise`] is.
+    SynchroniseAll,
     /// What is known of a flow?
     Ask {
         /// The flow.
@@ -119,6 +130,8 @@ pub struct FlowState {
     pub rule: u32,
     /// Its mark.
     pub mark: u32,
+    /// After how many seconds of silence it ends; 0 for what is configured for its protocol.
+    pub timeout_s: u16,
     /// Whether packets went both ways.
     pub replied: bool,
 }

@@ -156,6 +156,11 @@ fn said() -> Vec<(&'static str, Vec<ToDaemon>)> {
             flow: flow(),
             value: 7,
         },
+        Request::Timeout {
+            flow: flow(),
+            seconds: 3600,
+        },
+        Request::SynchroniseAll,
         Request::End { flow: flow() },
         Request::Block {
             source: "192.0.2.7".parse().unwrap(),
@@ -205,6 +210,7 @@ fn told() -> Vec<(&'static str, Vec<ToAgent>)> {
         flow: flow(),
         rule: 77,
         mark: 7,
+        timeout_s: 3600,
         replied: true,
     };
     let answer = |token, outcome| ToAgent::Answer { token, outcome };

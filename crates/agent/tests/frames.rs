@@ -39,6 +39,8 @@ fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         expectation().prop_map(Request::Expect),
         (flow(), any::<u32>()).prop_map(|(flow, value)| Request::Mark { flow, value }),
+        (flow(), any::<u16>()).prop_map(|(flow, seconds)| Request::Timeout { flow, seconds }),
+        Just(Request::SynchroniseAll),
         flow().prop_map(|flow| Request::End { flow }),
         (any::<IpAddr>(), any::<u64>(), any::<String>()).prop_map(|(source, for_ms, note)| {
             Request::Block {
@@ -72,11 +74,12 @@ fn to_agent() -> impl Strategy<Value = ToAgent> {
         any::<bool>(),
         prop::collection::vec(any::<u8>(), 0..2000),
     );
-    let state = (flow(), any::<u32>(), any::<u32>(), any::<bool>()).prop_map(
-        |(flow, rule, mark, replied)| FlowState {
+    let state = (flow(), any::<[u32; 2]>(), any::<u16>(), any::<bool>()).prop_map(
+        |(flow, [rule, mark], timeout_s, replied)| FlowState {
             flow,
             rule,
             mark,
+            timeout_s,
             replied,
         },
     );

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use flowtable::FlowId;
-use state::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Slot, SyncMode, slot_of};
+use state::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Slot, SyncMode, TcpPhase, slot_of};
 use wire::reply::{IcmpError, Unreachable};
 
 use crate::counters::Counter;
@@ -134,7 +134,13 @@ impl<P: Port> Worker<P> {
     fn timeout(&self, id: FlowId) -> u32 {
         let record = &self.table.entry(id).record;
         let timeouts = &self.config.timeouts;
+        let own_s = u32::from(record.mark.timeout_s);
         match record.key.proto() {
+            // A connection that is not open, or is no longer, ends as any other.
+            PROTO_TCP if own_s != 0 && record.progress.tcp_phase() == TcpPhase::Established => {
+                own_s
+            }
+            proto if own_s != 0 && proto != PROTO_TCP => own_s,
             PROTO_TCP => timeouts.tcp[record.progress.tcp_phase() as usize],
             PROTO_UDP if record.progress.replied() => timeouts.udp_stream,
             PROTO_UDP => timeouts.udp_new,

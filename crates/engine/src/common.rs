@@ -232,6 +232,7 @@ impl<P: Port> Worker<P> {
         if expected.mark != 0 {
             self.table.entry_mut(id).record.mark = state::Mark {
                 version: 1,
+                timeout_s: 0,
                 value: expected.mark,
             };
         }

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use flowtable::FlowId;
 use policy::ClassSync;
 use rtrb::{Consumer, Producer};
-use state::{Dir, FlowKey, FlowRecord, Mark, SyncMode};
+use state::{Dir, FlowKey, FlowRecord, SyncMode};
 
 use crate::counters::Counter;
 use crate::port::{PacketBuf, Port};
@@ -26,8 +26,12 @@ use crate::worker::Worker;
 
 /// Synchronisations that agents of one worker may wait for at a time.
 const AWAITED_MAX: usize = 4096;
+/// Those of everything among them that may be under way.
+const EVERYTHING_MAX: usize = 16;
 /// Instructions that one turn takes.
 const PER_TURN: usize = 32;
+/// Places of the shard that one turn looks at for a synchronisation of everything.
+const PLACES_PER_TURN: usize = 4096;
 
 /// An agent's ends of the rings to one worker, worker side.
 #[derive(Debug)]
@@ -68,6 +72,9 @@ pub enum Instruction<B> {
         /// Whether the flow's packets that come from now on wait until it is complete.
         hold: bool,
     },
+    /// Start a synchronisation of everything that this worker has, also of what would be replicated later. Answered twice, as
+    /// that of a flow.
+    SynchroniseAll,
     /// What is known of a flow? Answered by [`Notice::Flow`].
     Ask {
         /// The flow.
@@ -99,6 +106,8 @@ pub enum Instruction<B> {
 pub enum FlowChange {
     /// Gives it another mark.
     Mark(u32),
+    /// Has it end after so many seconds of silence, TCP while it is established; 0 for what is configured for its protocol.
+    Timeout(u16),
     /// Ends it: its packets are those of no flow from now on.
     End,
 }
@@ -169,12 +178,15 @@ pub enum Refusal {
 #[derive(Debug)]
 pub(crate) struct Awaited {
     queue: VecDeque<(u64, u64)>,
+    /// Those of everything that are still under way, with how far they are.
+    everything: VecDeque<(u64, usize)>,
 }
 
 impl Awaited {
     pub(crate) fn new() -> Self {
         Self {
             queue: VecDeque::with_capacity(AWAITED_MAX),
+            everything: VecDeque::with_capacity(EVERYTHING_MAX),
         }
     }
 }
@@ -213,6 +225,7 @@ impl<P: Port> Worker<P> {
         match instruction {
             Instruction::Modify { key, change } => self.modify(&key, change),
             Instruction::Synchronise { key, hold } => self.synchronise(&key, hold, token),
+            Instruction::SynchroniseAll => self.synchronise_all(token),
             Instruction::Divert { key, on } => {
                 let id = self.living(&key)?;
                 self.table.entry_mut(id).local.flags.divert(on);
@@ -252,10 +265,15 @@ impl<P: Port> Worker<P> {
             return Err(Refusal::Busy);
         }
         match change {
-            FlowChange::Mark(value) => {
+            FlowChange::Mark(_) | FlowChange::Timeout(_) => {
                 let entry = self.table.entry_mut(id);
-                let version = entry.record.mark.version.saturating_add(1);
-                entry.record.mark = Mark { version, value };
+                let mark = &mut entry.record.mark;
+                mark.version = mark.version.saturating_add(1);
+                match change {
+                    FlowChange::Mark(value) => mark.value = value,
+                    FlowChange::Timeout(timeout_s) => mark.timeout_s = timeout_s,
+                    FlowChange::End => {}
+                }
                 if entry.record.class.sync == SyncMode::None {
                     return Ok(());
                 }
@@ -282,7 +300,8 @@ impl<P: Port> Worker<P> {
         if !replicated || !self.config.replicate {
             return Err(Refusal::NotReplicated);
         }
-        if self.links.to_sync.is_full() || self.awaited.queue.len() >= AWAITED_MAX {
+        let awaited = self.awaited.queue.len() + self.awaited.everything.len();
+        if self.links.to_sync.is_full() || awaited >= AWAITED_MAX {
             return Err(Refusal::Busy);
         }
         self.emit(id);
@@ -293,6 +312,48 @@ impl<P: Port> Worker<P> {
         let lsn = local.lsn;
         self.awaited.queue.push_back((lsn, token));
         Ok(())
+    }
+
+    fn synchronise_all(&mut self, token: u64) -> Result<(), Refusal> {
+        if !self.config.replicate {
+            return Err(Refusal::NotReplicated);
+        }
+        let everything = &mut self.awaited.everything;
+        let all = self.awaited.queue.len() + everything.len();
+        if everything.len() >= EVERYTHING_MAX || all >= AWAITED_MAX {
+            return Err(Refusal::Busy);
+        }
+        everything.push_back((token, 0));
+        Ok(())
+    }
+
+    /// Goes on with synchronisations of everything, a part of the shard per turn: hands over what was told to nobody
+    /// yet, and then waits for all that was told.
+    pub(crate) fn go_on_synchronising(&mut self) -> usize {
+        let Some(&(token, from)) = self.awaited.everything.front() else {
+            return 0;
+        };
+        let to = (from + PLACES_PER_TURN).min(self.table.capacity());
+        for place in from..to {
+            let Some(id) = self.table.at(place) else {
+                continue;
+            };
+            let entry = self.table.entry(id);
+            let delayed = entry.is_alive() && entry.local.replicate_at_s != 0;
+            if delayed && self.owns(&self.table.entry(id).record.key) {
+                if self.links.to_sync.is_full() {
+                    self.awaited.everything[0].1 = place;
+                    return 0;
+                }
+                self.emit(id);
+            }
+        }
+        self.awaited.everything[0].1 = to;
+        if to == self.table.capacity() && self.jobs.are_clean() {
+            self.awaited.everything.pop_front();
+            self.awaited.queue.push_back((self.lsn, token));
+        }
+        1
     }
 
     /// Tells which synchronisations the targets have acknowledged.

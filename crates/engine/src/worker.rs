@@ -403,6 +403,7 @@ impl<P: Port> Worker<P> {
         work += self.run_jobs();
         work += self.fill_page();
         work += self.go_on_flushing();
+        work += self.go_on_synchronising();
         for port in 0..self.ports.len() {
             self.flush(port);
         }

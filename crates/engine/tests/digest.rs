@@ -160,6 +160,7 @@ impl Model {
                     3 => {
                         record.mark = Mark {
                             version: record.mark.version + 1,
+                            timeout_s: 0,
                             value: 5,
                         };
                     }
@@ -348,7 +349,11 @@ fn an_owner_that_no_longer_has_what_it_told_of_has_deleted_it() {
     // One came from another node, and another node knew more of one.
     tell(&mut rig, other, elsewhere);
     let more = |mut record: FlowRecord, value| {
-        record.mark = Mark { version: 1, value };
+        record.mark = Mark {
+            version: 1,
+            timeout_s: 0,
+            value,
+        };
         record
     };
     tell(&mut rig, other, more(marked, 1));

@@ -529,3 +529,55 @@ fn a_flow_that_is_asked_for_is_told() {
     );
     rig.moved(&[("agent_instructions", 2), ("agent_instructions_refused", 1)]);
 }
+
+/// A flow ends after the silence that it was given, here and where it is taken over; a closing connection as any other.
+#[test]
+fn a_flow_has_the_timeout_that_it_was_given() {
+    let mut rig = connected(Setup::default());
+    assert_eq!(outcome(&mut rig, modify(FlowChange::Timeout(20))), Ok(()));
+    let told = changes(&rig.acknowledge());
+    assert_eq!((told[0].mark.timeout_s, told[0].mark.value), (20, 0));
+    assert_eq!(outcome(&mut rig, modify(FlowChange::Mark(5))), Ok(()));
+    assert_eq!(
+        changes(&rig.acknowledge())[0].mark.timeout_s,
+        20,
+        "it stays"
+    );
+    let ended = |rig: &mut Rig| {
+        let told = changes(&rig.acknowledge());
+        told.iter().any(|record| record.life == Life::Dead)
+    };
+    rig.run_ms(18_000);
+    assert!(!ended(&mut rig));
+    rig.run_ms(6_000);
+    assert!(ended(&mut rig), "it has been silent for more than 20 s");
+}
+
+/// Everything: what would be replicated later goes now, and it is complete once all is acknowledged.
+#[test]
+fn a_synchronisation_of_everything_takes_along_what_is_delayed() {
+    let mut rig = Rig::new(Setup::default());
+    let slow = build::udp(at("10.1.0.10:6000"), at("10.2.0.10:7000"), b"x");
+    assert_eq!(rig.through(INSIDE, slow).len(), 1);
+    assert!(changes(&rig.acknowledge()).is_empty(), "later");
+    assert_eq!(outcome(&mut rig, Instruction::SynchroniseAll), Ok(()));
+    rig.run_ms(3);
+    assert!(notices(&mut rig).is_empty(), "nobody has acknowledged");
+    let told = changes(&rig.acknowledge());
+    assert_eq!(told.len(), 1);
+    rig.turn();
+    assert!(matches!(
+        notices(&mut rig)[..],
+        [Notice::Synchronised {
+            token: 77,
+            protected: true
+        }]
+    ));
+
+    let mut alone = Rig::new(Setup {
+        cluster: false,
+        ..Setup::default()
+    });
+    let refused = outcome(&mut alone, Instruction::SynchroniseAll);
+    assert_eq!(refused, Err(Refusal::NotReplicated));
+}

@@ -288,6 +288,7 @@ fn frames_stay_within_their_bytes() {
         record.key = FlowKey::new(source, [0x30; 16], lsn as u16, 443, PROTO_TCP).0;
         record.mark = Mark {
             version: 1,
+            timeout_s: 3,
             value: 2,
         };
         record.nat = Some(Nat {

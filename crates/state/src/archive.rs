@@ -152,6 +152,7 @@ impl ArchivedFlowBatch {
             let (record, _) = &mut out[index];
             record.mark = Mark {
                 version: extra.mark_version.to_native(),
+                timeout_s: extra.timeout_s.to_native(),
                 value: extra.mark.to_native(),
             };
             record.nat = extra.nat.as_ref().map(|nat| Nat {
@@ -373,6 +374,7 @@ struct Extra {
     at: u32,
     mark: u32,
     mark_version: u16,
+    timeout_s: u16,
     nat: Option<WireNat>,
 }
 
@@ -388,6 +390,7 @@ impl Extra {
             at,
             mark: mark.value,
             mark_version: mark.version,
+            timeout_s: mark.timeout_s,
             nat,
         }
     }

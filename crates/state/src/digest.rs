@@ -47,6 +47,9 @@ impl FlowRecord {
         if self.mark.value != 0 {
             sum = mix(sum ^ K[1], u64::from(self.mark.value) ^ K[4]);
         }
+        if self.mark.timeout_s != 0 {
+            sum = mix(sum ^ K[5], u64::from(self.mark.timeout_s) ^ K[2]);
+        }
         if let Some(nat) = &self.nat {
             sum = translated(sum, nat);
         }
@@ -133,6 +136,7 @@ mod tests {
         });
         r.mark = Mark {
             version: 1,
+            timeout_s: 0,
             value: 9,
         };
         assert_eq!(r.digest(), 3_128_769_358);
@@ -143,7 +147,7 @@ mod tests {
     fn every_part_counts_but_windows_and_what_is_dead() {
         let base = record();
         type Change = fn(&mut FlowRecord);
-        let seen: [Change; 12] = [
+        let seen: [Change; 13] = [
             |r| r.incarnation += 1,
             |r| r.class.origin = Dir::BToA,
             |r| r.class.sync = SyncMode::Async,
@@ -154,6 +158,7 @@ mod tests {
             |r| r.verdict.rule += 1,
             |r| r.mark.version += 1,
             |r| r.mark.value += 1,
+            |r| r.mark.timeout_s += 1,
             |r| r.key = FlowKey::new([1; 16], [2; 16], 40_000, 80, PROTO_TCP).0,
             |r| {
                 r.nat = Some(Nat {

@@ -49,11 +49,13 @@ pub struct Verdict {
     pub rule: u32,
 }
 
-/// A mark that an agent or an operator put on the flow.
+/// What an agent or an operator put on the flow.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Mark {
-    /// Raised by each change; a later mark wins a merge.
+    /// Raised by each change; a later one wins a merge whole.
     pub version: u16,
+    /// After how many seconds of silence it ends; 0 for what is configured for its protocol.
+    pub timeout_s: u16,
     /// The mark.
     pub value: u32,
 }

@@ -71,6 +71,7 @@ fn record_of(key: FlowKey) -> impl Strategy<Value = FlowRecord> {
             verdict: Verdict { generation, rule },
             mark: Mark {
                 version,
+                timeout_s: version % 3,
                 value: u32::from(version) * rule,
             },
             tcp,

@@ -18,6 +18,7 @@ use rtrb::{Consumer, Producer};
 use state::{Dir, FlowKey, FlowRecord, Progress, slot_of, worker_of};
 use telemetry::counters::Counts;
 
+use super::everything::Everything;
 use super::link::CommonJob;
 use super::resize::{Segment, Waiting, segment};
 use crate::flow_requests::key_between;
@@ -189,6 +190,8 @@ struct WorkerSide<B> {
 pub(super) enum Waiter {
     /// A packet of this connection waits for its numbers.
     Resize(FlowKey),
+    /// A worker's part of a synchronisation of everything, by its number.
+    Everything(u64),
     Control {
         answer: SyncSender<Answer>,
         /// Whether a second answer follows the first.
@@ -216,6 +219,8 @@ pub(crate) struct Dispatcher<B> {
     pub(super) waiting: HashMap<u64, Waiter>,
     /// Packets that wait for others to know of changed lengths, by connection.
     pub(super) resizing: HashMap<FlowKey, Waiting<B>>,
+    /// Synchronisations of everything.
+    pub(super) everything: HashMap<u64, Everything>,
     /// Which agent watches a flow whose rule names none.
     watched: HashMap<FlowKey, u8>,
     last_number: u64,
@@ -248,6 +253,7 @@ impl<B: PacketBuf> Dispatcher<B> {
             seats: agents.iter().map(seat).collect(),
             waiting: HashMap::new(),
             resizing: HashMap::new(),
+            everything: HashMap::new(),
             watched: HashMap::new(),
             last_number: 0,
             node,
@@ -377,7 +383,11 @@ impl<B: PacketBuf> Dispatcher<B> {
         worker_of(slot_of(key), self.workers.len())
     }
 
-    fn agent_of(&self, connection: u64) -> Option<usize> {
+    pub(super) fn worker_count(&self) -> usize {
+        self.workers.len()
+    }
+
+    pub(super) fn agent_of(&self, connection: u64) -> Option<usize> {
         let is = |seat: &Seat<B>| {
             let connected = seat.connected.as_ref();
             connected.is_some_and(|connected| connected.number == connection)
@@ -551,6 +561,7 @@ impl<B: PacketBuf> Dispatcher<B> {
                         self.tell(agent, &ToAgent::Synchronised { token, protected });
                     }
                 }
+                Some(Waiter::Everything(group)) => self.part_done(group, protected),
                 Some(Waiter::Resize(_)) | None => {}
             },
             Notice::Flow { token, outcome } => {
@@ -580,6 +591,7 @@ impl<B: PacketBuf> Dispatcher<B> {
         match self.waiting.remove(&number) {
             // A delivery, or whoever asked is gone.
             None | Some(Waiter::Resize(_)) => {}
+            Some(Waiter::Everything(group)) => self.part_begun(number, group, outcome),
             Some(Waiter::Control { answer, twice }) => {
                 let told = answer.try_send(Answer::Done(outcome));
                 if twice && outcome.is_ok() && told.is_ok() {
@@ -642,7 +654,7 @@ impl<B: PacketBuf> Dispatcher<B> {
 
     /// Sends a message. An agent that does not read, so that even what is not bounded by its requests finds no
     /// room, is as good as gone.
-    fn tell(&mut self, agent: usize, message: &ToAgent) {
+    pub(super) fn tell(&mut self, agent: usize, message: &ToAgent) {
         let Some(connected) = &self.seats[agent].connected else {
             return;
         };
@@ -659,7 +671,7 @@ impl<B: PacketBuf> Dispatcher<B> {
         }
     }
 
-    fn answer(&mut self, connection: u64, token: u64, outcome: Result<Done, String>) {
+    pub(super) fn answer(&mut self, connection: u64, token: u64, outcome: Result<Done, String>) {
         let Some(agent) = self.agent_of(connection) else {
             return;
         };
@@ -734,9 +746,11 @@ impl<B: PacketBuf> Dispatcher<B> {
                 };
                 return self.change(agent, token, job);
             }
+            Request::SynchroniseAll => return self.synchronise_all(connection, token),
             Request::Watch { flow, on } => (flow, Ok(on)),
             Request::Expect(expectation) => (expectation.parent, Err(Request::Expect(expectation))),
             Request::Mark { flow, .. }
+            | Request::Timeout { flow, .. }
             | Request::End { flow }
             | Request::Synchronise { flow, .. }
             | Request::Ask { flow } => (flow, Err(request)),
@@ -756,6 +770,10 @@ impl<B: PacketBuf> Dispatcher<B> {
             }
             Err(Request::Mark { value, .. }) => {
                 let change = FlowChange::Mark(value);
+                (Instruction::Modify { key, change }, Then::Tell)
+            }
+            Err(Request::Timeout { seconds, .. }) => {
+                let change = FlowChange::Timeout(seconds);
                 (Instruction::Modify { key, change }, Then::Tell)
             }
             Err(Request::End { .. }) => {
@@ -879,6 +897,7 @@ fn flow_state(record: &FlowRecord) -> FlowState {
         flow: flow_of(&record.key, record.class.origin),
         rule: record.verdict.rule,
         mark: record.mark.value,
+        timeout_s: record.mark.timeout_s,
         replied: record.progress.contains(Progress::seen(Dir::AToB))
             && record.progress.contains(Progress::seen(Dir::BToA)),
     }

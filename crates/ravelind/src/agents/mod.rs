@@ -7,6 +7,7 @@
 
 pub(crate) mod command;
 pub(crate) mod dispatch;
+mod everything;
 pub(crate) mod link;
 mod resize;
 #[cfg(test)]

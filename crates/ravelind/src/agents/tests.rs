@@ -11,7 +11,7 @@ use agent::{Client, ClientError, Done, Flow, Request, ToAgent, ToDaemon, frame};
 use config::{Config, WhenGone};
 use engine::memory::MemoryBuf;
 use engine::port::PacketBuf;
-use engine::{AgentLink, ForAgent, Instruct, Instruction, NodeShared, Notice, Policy};
+use engine::{AgentLink, FlowChange, ForAgent, Instruct, Instruction, NodeShared, Notice, Policy};
 use rtrb::RingBuffer;
 use state::{Class, CommonKind, Dir, FlowKey, FlowRecord, Life, SyncMode, Verdict};
 use telemetry::counters::{Counts, CountsReader};
@@ -83,7 +83,10 @@ impl Rig {
             }),
             _ => self.notify(Notice::Done { token, outcome }),
         }
-        if matches!(instruction, Instruction::Synchronise { .. }) {
+        if matches!(
+            instruction,
+            Instruction::Synchronise { .. } | Instruction::SynchroniseAll
+        ) {
             let protected = true;
             self.notify(Notice::Synchronised { token, protected });
         }
@@ -608,6 +611,28 @@ fn requests_are_carried_out_and_answered_by_their_tokens() {
             protected
         }
     );
+
+    let timeout = Request::Timeout {
+        flow: flow(),
+        seconds: 3600,
+    };
+    let timeout = client.ask(timeout).unwrap();
+    let change = FlowChange::Timeout(3600);
+    let Instruction::Modify { change: made, .. } = served.rig.carry_out() else {
+        panic!("it is a change");
+    };
+    assert_eq!(made, change);
+    assert_eq!(client.receive().unwrap(), complete(timeout));
+
+    let all = client.ask(Request::SynchroniseAll).unwrap();
+    assert!(matches!(
+        served.rig.carry_out(),
+        Instruction::SynchroniseAll
+    ));
+    assert_eq!(client.receive().unwrap(), complete(all));
+    let token = all;
+    let synchronised = ToAgent::Synchronised { token, protected };
+    assert_eq!(client.receive().unwrap(), synchronised);
 
     // The data connection of a passive transfer: in the zones and under the rule of its parent.
     let wanted = agent::Expectation {
