@@ -226,7 +226,10 @@ impl FlowRecord {
         self.life = self.life.max(other.life);
         self.progress = self.progress.union(other.progress);
         self.verdict = self.verdict.max(other.verdict);
-        self.mark = self.mark.max(other.mark);
+        // Nearly always they are the same.
+        if self.mark != other.mark {
+            self.mark = self.mark.max(other.mark);
+        }
         for (mine, theirs) in self.tcp.iter_mut().zip(&other.tcp) {
             mine.merge(theirs);
         }
