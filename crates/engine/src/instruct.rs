@@ -242,14 +242,15 @@ impl<P: Port> Worker<P> {
     }
 
     /// A flow that lives and that this node handles: what is changed of a mere copy would not reach
-    /// its owner.
+    /// its owner. One that was handled here stays so when its owner tells of it, which may come between a packet and what
+    /// its agent says.
     fn living(&self, key: &FlowKey) -> Result<FlowId, Refusal> {
         let id = self.table.lookup(key).ok_or(Refusal::NoFlow)?;
         let entry = self.table.entry(id);
         if !entry.is_alive() {
             return Err(Refusal::NoFlow);
         }
-        if self.owns(key) || !entry.local.flags.is_replica() {
+        if self.owns(key) || entry.local.flags.is_handler() {
             return Ok(id);
         }
         Err(Refusal::NotOwner)
