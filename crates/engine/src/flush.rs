@@ -59,21 +59,10 @@ impl<P: Port> Worker<P> {
         if self.flush.done {
             return 0;
         }
-        let end = (self.flush.cursor + PLACES_PER_TURN).min(self.table.capacity());
-        while self.flush.cursor < end {
-            if let Some(id) = self.table.at(self.flush.cursor) {
-                let entry = self.table.entry(id);
-                let delayed = entry.is_alive()
-                    && entry.local.replicate_at_s != 0
-                    && self.ownership.owned.contains(slot_of(&entry.record.key));
-                if delayed && self.links.to_sync.is_full() {
-                    return 0;
-                }
-                if delayed {
-                    self.emit(id);
-                }
-            }
-            self.flush.cursor += 1;
+        let (cursor, waits) = self.tell_delayed(self.flush.cursor);
+        self.flush.cursor = cursor;
+        if waits {
+            return 0;
         }
         let scanned = self.flush.cursor == self.table.capacity();
         if scanned && self.jobs.are_clean() && self.flush.emptied.iter().all(|e| *e) {
@@ -83,5 +72,27 @@ impl<P: Port> Worker<P> {
             told.flushed.store(self.flush.asked, Ordering::Release);
         }
         1
+    }
+
+    /// Tells of the flows in a turn's part of the shard, from this place on, whose replication is delayed. Returns how far that
+    /// went, and whether it waits for room in the ring.
+    pub(crate) fn tell_delayed(&mut self, from: usize) -> (usize, bool) {
+        let end = (from + PLACES_PER_TURN).min(self.table.capacity());
+        for place in from..end {
+            let Some(id) = self.table.at(place) else {
+                continue;
+            };
+            let entry = self.table.entry(id);
+            let delayed = entry.is_alive()
+                && entry.local.replicate_at_s != 0
+                && self.ownership.owned.contains(slot_of(&entry.record.key));
+            if delayed && self.links.to_sync.is_full() {
+                return (place, true);
+            }
+            if delayed {
+                self.emit(id);
+            }
+        }
+        (end, false)
     }
 }

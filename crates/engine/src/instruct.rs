@@ -30,8 +30,6 @@ const AWAITED_MAX: usize = 4096;
 const EVERYTHING_MAX: usize = 16;
 /// Instructions that one turn takes.
 const PER_TURN: usize = 32;
-/// Places of the shard that one turn looks at for a synchronisation of everything.
-const PLACES_PER_TURN: usize = 4096;
 
 /// An agent's ends of the rings to one worker, worker side.
 #[derive(Debug)]
@@ -270,10 +268,11 @@ impl<P: Port> Worker<P> {
                 let entry = self.table.entry_mut(id);
                 let mark = &mut entry.record.mark;
                 mark.version = mark.version.saturating_add(1);
-                match change {
-                    FlowChange::Mark(value) => mark.value = value,
-                    FlowChange::Timeout(timeout_s) => mark.timeout_s = timeout_s,
-                    FlowChange::End => {}
+                if let FlowChange::Mark(value) = change {
+                    mark.value = value;
+                }
+                if let FlowChange::Timeout(timeout_s) = change {
+                    mark.timeout_s = timeout_s;
                 }
                 if entry.record.class.sync == SyncMode::None {
                     return Ok(());
@@ -334,22 +333,11 @@ impl<P: Port> Worker<P> {
         let Some(&(token, from)) = self.awaited.everything.front() else {
             return 0;
         };
-        let to = (from + PLACES_PER_TURN).min(self.table.capacity());
-        for place in from..to {
-            let Some(id) = self.table.at(place) else {
-                continue;
-            };
-            let entry = self.table.entry(id);
-            let delayed = entry.is_alive() && entry.local.replicate_at_s != 0;
-            if delayed && self.owns(&self.table.entry(id).record.key) {
-                if self.links.to_sync.is_full() {
-                    self.awaited.everything[0].1 = place;
-                    return 0;
-                }
-                self.emit(id);
-            }
-        }
+        let (to, waits) = self.tell_delayed(from);
         self.awaited.everything[0].1 = to;
+        if waits {
+            return 0;
+        }
         if to == self.table.capacity() && self.jobs.are_clean() {
             self.awaited.everything.pop_front();
             self.awaited.queue.push_back((self.lsn, token));

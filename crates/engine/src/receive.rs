@@ -153,7 +153,7 @@ impl<P: Port> Worker<P> {
                 true => *id,
                 false => self.table.lookup(key),
             };
-            let packet = match (sighted, &gate, &mut run) {
+            match (sighted, &gate, &mut run) {
                 (Sighted::Usual(buf, dir, quick, p), Some(gate), Some(run)) => {
                     let buf = match id {
                         Some(id) => match self.go_on(id, (dir, &quick), buf, run) {
@@ -162,25 +162,11 @@ impl<P: Port> Worker<P> {
                         },
                         None => buf,
                     };
-                    match wire::parse_into(buf.data(), p) {
-                        Ok(()) => {}
-                        Err(reason) => {
-                            self.counters.malformed(reason);
-                            continue;
-                        }
-                    }
-                    Packet {
-                        buf,
-                        p,
-                        interface: gate.interface,
-                        dir,
-                        about: false,
-                    }
+                    self.handle_in_full(gate, (key, dir), buf, id, p);
                 }
-                (Sighted::Parsed(packet), ..) => packet,
+                (Sighted::Parsed(packet), ..) => self.handle(key, packet, id),
                 (Sighted::Usual(..), ..) => unreachable!("only a gate lets one through"),
-            };
-            self.handle(key, packet, id);
+            }
             // What the burst's packets have in common may have changed.
             if let (Some(gate), Some(run)) = (&gate, &mut run) {
                 self.close(run);
@@ -227,7 +213,9 @@ impl<P: Port> Worker<P> {
                 },
                 None => buf,
             };
-            self.handle_in_full(gate, key, *dir, buf, id);
+            let mut parsed = self.parsed.take().expect("one burst at a time");
+            self.handle_in_full(gate, (key, *dir), buf, id, &mut parsed[0]);
+            self.parsed = Some(parsed);
             // What the burst's packets have in common may have changed.
             self.close(&mut run);
             run = self.run(gate);
@@ -235,32 +223,27 @@ impl<P: Port> Worker<P> {
         self.close(&mut run);
     }
 
-    /// A packet that looked usual and is not, for what its flow is.
+    /// A packet that looked usual and is not, for what its flow is; `p` is where it is read into.
     #[inline(never)]
     fn handle_in_full(
         &mut self,
         gate: &Gate,
-        key: &FlowKey,
-        dir: Dir,
+        (key, dir): (&FlowKey, Dir),
         buf: P::Buf,
         id: Option<FlowId>,
+        p: &mut Parsed,
     ) {
-        let mut parsed = self.parsed.take().expect("one burst at a time");
-        let p = &mut parsed[0];
-        match wire::parse_into(buf.data(), p) {
-            Ok(()) => {
-                let packet = Packet {
-                    buf,
-                    p,
-                    interface: gate.interface,
-                    dir,
-                    about: false,
-                };
-                self.handle(key, packet, id);
-            }
-            Err(reason) => self.counters.malformed(reason),
+        if let Err(reason) = wire::parse_into(buf.data(), p) {
+            return self.counters.malformed(reason);
         }
-        self.parsed = Some(parsed);
+        let packet = Packet {
+            buf,
+            p,
+            interface: gate.interface,
+            dir,
+            about: false,
+        };
+        self.handle(key, packet, id);
     }
 
     #[inline]

@@ -119,21 +119,14 @@ impl FlowTable {
         let mut hashes = [0; BURST_MAX];
         let hashes = &mut hashes[..keys.len()];
         for (hash, key) in hashes.iter_mut().zip(keys) {
-            *hash = self.hash(key);
-            self.index.prefetch(*hash);
+            *hash = self.seek(key);
         }
         let ids = &mut ids[..keys.len()];
         for ((id, hash), key) in ids.iter_mut().zip(&*hashes).zip(keys) {
-            *id = self.index.likely(*hash).map(FlowId);
-            if let Some(id) = id {
-                self.slab[id.index()].prefetch(key.proto() == PROTO_TCP);
-            }
+            *id = self.approach(key, *hash);
         }
         for ((id, key), hash) in ids.iter_mut().zip(keys).zip(hashes) {
-            // Rarely another flow has the same tag, or this one lies further on.
-            if id.is_none_or(|id| !self.slab[id.index()].record.key.is(key)) {
-                *id = self.lookup_hashed(key, *hash);
-            }
+            *id = self.arrive(key, *hash, *id);
         }
     }
 
@@ -161,7 +154,8 @@ impl FlowTable {
     #[inline(always)]
     pub fn arrive(&self, key: &FlowKey, hash: u64, likely: Option<FlowId>) -> Option<FlowId> {
         match likely {
-            // A place that has become vacant has no flow's key.
+            // Rarely another flow has the same tag, or this one lies further on. A place that has become vacant has no
+            // flow's key.
             Some(id) if self.slab[id.index()].record.key.is(key) => likely,
             _ => self.lookup_hashed(key, hash),
         }
