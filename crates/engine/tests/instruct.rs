@@ -581,3 +581,47 @@ fn a_synchronisation_of_everything_takes_along_what_is_delayed() {
     let refused = outcome(&mut alone, Instruction::SynchroniseAll);
     assert_eq!(refused, Err(Refusal::NotReplicated));
 }
+
+/// A flow that is handled here may be another's, as with `ecmp`, who may tell of it between a packet and what its agent
+/// says: the packet goes on, and what the agent asks for is done.
+#[test]
+fn what_an_agent_says_counts_though_the_owner_has_told_meanwhile() {
+    let mut rig = connected(Setup::default());
+    let on = Instruction::Divert {
+        key: key(),
+        on: true,
+    };
+    assert_eq!(outcome(&mut rig, on), Ok(()));
+    rig.put(INSIDE, tcp(C, S, ACK | PSH, 101, 501, b"x"));
+    rig.turn();
+    let (_, buf) = packet_for(notices(&mut rig)).expect("handed over");
+    rig.publish(view(2, |_| Some(PEER), &[PEER]));
+
+    let id = rig.worker.table().lookup(&key()).expect("it lives");
+    let mut record = rig.worker.table().entry(id).record;
+    record.mark.version += 1;
+    let apply = replication::ToWorker::Apply {
+        token: 1,
+        peer: node(PEER),
+        records: vec![(record, 0)],
+    };
+    rig.to_worker.push(apply).expect("there is room");
+    rig.turn();
+    assert!(rig.worker.table().entry(id).local.flags.is_replica());
+
+    let port = INSIDE;
+    assert_eq!(
+        outcome(&mut rig, Instruction::Deliver { port, buf }),
+        Ok(())
+    );
+    assert_eq!(rig.sent(OUTSIDE).len(), 1);
+    instruct(&mut rig, 5, Instruction::Ask { key: key() });
+    rig.turn();
+    assert!(matches!(
+        notices(&mut rig)[..],
+        [Notice::Flow {
+            token: 5,
+            outcome: Ok(_)
+        }]
+    ));
+}
