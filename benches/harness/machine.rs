@@ -74,7 +74,7 @@ impl Cpus {
 
     /// How many workers can have a cpu each, with another for each of the generator's threads.
     pub(crate) fn most_workers(&self) -> usize {
-        self.online.len() / 2
+        room_for_workers(self.online.len())
     }
 
     /// All that are usable, as `taskset` takes them: for who places its threads itself.
@@ -84,9 +84,14 @@ impl Cpus {
     }
 }
 
-/// How many workers the usable cpus have room for; see [`Cpus::most_workers`].
+/// See [`Cpus::most_workers`]; before this process has gone to one cpu.
 pub(crate) fn most_workers() -> usize {
-    online_cpus().map_or(1, |online| online.len() / 2)
+    online_cpus().map_or(1, |online| room_for_workers(online.len()))
+}
+
+/// A cpu for each worker, and one for its generator.
+fn room_for_workers(cpus: usize) -> usize {
+    cpus / 2
 }
 
 /// Pages for packet buffers: huge ones if the kernel has them to give. Dropped, it gives back what it took.

@@ -92,6 +92,20 @@ pub fn serve(cluster: &Cluster) -> Server {
     }
 }
 
+/// The server's file over IPv4 and IPv6.
+pub const FILE_V4: &str = "ftp://10.2.0.10/file";
+const FILE_V6: &str = "ftp://[fd00:2::10]/file";
+
+/// Every way to fetch it, as arguments for curl: passive and active, extended and not.
+pub const MODES: [(&str, &[&str]); 6] = [
+    (FILE_V4, &["--disable-epsv"]),
+    (FILE_V4, &[]),
+    (FILE_V6, &[]),
+    (FILE_V4, &["-P", "-", "--disable-eprt"]),
+    (FILE_V4, &["-P", "-"]),
+    (FILE_V6, &["-P", "-"]),
+];
+
 /// A counter, summed over a node's cores.
 pub fn counter(cluster: &Cluster, index: usize, name: &str) -> u64 {
     let report = cluster.counters(index).expect("the node answers");

@@ -5,7 +5,8 @@ use std::io::{BufRead, Write};
 use std::os::unix::fs::PermissionsExt;
 
 use e2e::ftp::{
-    Control, agent_pid, connect, fetch, kill_agents, serve, total, wait_for_agents, with_agent,
+    Control, FILE_V4, MODES, agent_pid, connect, fetch, kill_agents, serve, total, wait_for_agents,
+    with_agent,
 };
 use e2e::{LIMIT, cluster, topology, wait_whole};
 use lab::Cluster;
@@ -21,16 +22,7 @@ fn every_mode_passes_with_curl_and_vsftpd() {
     let cluster = cluster("eftp", &settings());
     let server = serve(&cluster);
     wait_for_agents(&cluster, 1);
-    let (v4, v6) = ("ftp://10.2.0.10/file", "ftp://[fd00:2::10]/file");
-    let modes: [(&str, &[&str]); 6] = [
-        (v4, &["--disable-epsv"]),
-        (v4, &[]),
-        (v6, &[]),
-        (v4, &["-P", "-", "--disable-eprt"]),
-        (v4, &["-P", "-"]),
-        (v6, &["-P", "-"]),
-    ];
-    for (n, (url, args)) in (1..).zip(modes) {
+    for (n, (url, args)) in (1..).zip(MODES) {
         fetch(&cluster, &server, url, args);
         assert_eq!(total(&cluster, "flow_expected"), n, "{url} {args:?}");
     }
@@ -63,7 +55,7 @@ fn every_mode_passes_with_curl_and_vsftpd() {
     // A program that ends is started again, and its flows go on.
     kill_agents(&cluster);
     wait_for_agents(&cluster, 2);
-    fetch(&cluster, &server, v4, &[]);
+    fetch(&cluster, &server, FILE_V4, &[]);
 }
 
 #[test]

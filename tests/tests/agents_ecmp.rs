@@ -1,7 +1,7 @@
 //! The FTP agent where routers choose the nodes: what client and server say passes through different ones, and
 //! each node's agent hears only one of them.
 
-use e2e::ftp::{Control, counter, fetch, serve, settings, total, wait_for_agents};
+use e2e::ftp::{Control, MODES, counter, fetch, serve, settings, total, wait_for_agents};
 use e2e::{cluster, wait_whole};
 use lab::Cluster;
 use lab::node_config::Settings;
@@ -21,16 +21,7 @@ fn each_direction_through_another_node() {
     paths(&cluster, 2);
     let server = serve(&cluster);
     wait_for_agents(&cluster, 1);
-    let (v4, v6) = ("ftp://10.2.0.10/file", "ftp://[fd00:2::10]/file");
-    let modes: [(&str, &[&str]); 6] = [
-        (v4, &["--disable-epsv"]),
-        (v4, &[]),
-        (v6, &[]),
-        (v4, &["-P", "-", "--disable-eprt"]),
-        (v4, &["-P", "-"]),
-        (v6, &["-P", "-"]),
-    ];
-    for (url, args) in modes {
+    for (url, args) in MODES {
         fetch(&cluster, &server, url, args);
     }
     let heard = |cluster: &Cluster, n| counter(cluster, n, "agents_packets");

@@ -137,8 +137,13 @@ pub(crate) fn heed_workers(ends: &mut [Ends], store: &dyn CommonStore, block_for
         while let Ok(message) = end.from_worker.pop() {
             let (source, reason) = match message {
                 ToSync::Detected { source, reason } => (source, reason),
-                ToSync::UsedUp { key, .. } => {
-                    if let Err(error) = store.delete(key) {
+                ToSync::UsedUp { key, stamp } => {
+                    let entries = store.of_kind(key.kind()).unwrap_or_default();
+                    let of = |entry: &CommonEntry| (entry.key, entry.stamp) == (key, stamp);
+                    // One that was written anew since stays.
+                    if entries.iter().any(of)
+                        && let Err(error) = store.delete(key)
+                    {
                         tracing::error!("{key:?} is not deleted: {error}");
                     }
                     continue;

@@ -165,8 +165,8 @@ pub(super) struct Kept<B> {
     pub(super) key: FlowKey,
     origin: Dir,
     pub(super) dir: Dir,
-    buf: B,
-    /// Once it was handed back: of TCP.
+    pub(super) buf: B,
+    /// Of TCP, once it counts.
     pub(super) segment: Option<Segment>,
 }
 
@@ -699,8 +699,6 @@ impl<B: PacketBuf> Dispatcher<B> {
                         return Err(why);
                     }
                     self.count(AgentCounter::Rewritten);
-                } else {
-                    kept.segment = wire::parse(kept.buf.data()).ok().and_then(|p| segment(&p));
                 }
                 self.count(AgentCounter::Delivered);
                 self.hand_over(agent, kept);

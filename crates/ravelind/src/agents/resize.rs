@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use engine::port::PacketBuf;
-use engine::{Instruction, Refusal};
+use engine::{Instruction, NodeShared, Refusal};
 use state::{FlowKey, FlowRecord, PROTO_TCP, SeqShift};
 
 use super::dispatch::{AgentCounter, Dispatcher, Kept, Waiter};
@@ -41,7 +41,7 @@ pub(super) fn segment(p: &wire::Parsed) -> Option<Segment> {
 
 impl<B: PacketBuf> Dispatcher<B> {
     /// Delivers what an agent hands over: in order, and behind what others must know first.
-    pub(super) fn hand_over(&mut self, agent: usize, kept: Kept<B>) {
+    pub(super) fn hand_over(&mut self, agent: usize, mut kept: Kept<B>) {
         let key = kept.key;
         if let Some(waiting) = self.resizing.get_mut(&key) {
             if waiting.len() < WAITING_MAX {
@@ -52,18 +52,11 @@ impl<B: PacketBuf> Dispatcher<B> {
             }
             return;
         }
-        if !self.must_ask(&kept) {
+        if !must_ask(&mut kept, &self.node) {
             return self.deliver(kept);
         }
         self.resizing.insert(key, VecDeque::from([(agent, kept)]));
         self.ask_for_numbers(key);
-    }
-
-    /// Whether its length was changed, or that of another packet of its connection.
-    fn must_ask(&self, kept: &Kept<B>) -> bool {
-        kept.segment.is_some_and(|segment| {
-            segment.had != segment.has || self.node.common.load().shift(&kept.key).is_some()
-        })
     }
 
     fn ask_for_numbers(&mut self, key: FlowKey) {
@@ -133,15 +126,34 @@ impl<B: PacketBuf> Dispatcher<B> {
             Some((_, kept)) => self.discard(kept),
             None => {}
         }
-        while let Some((_, next)) = self.resizing.get(&key).and_then(VecDeque::front) {
-            if self.must_ask(next) {
+        while let Some(waiting) = self.resizing.get_mut(&key)
+            && let Some((_, next)) = waiting.front_mut()
+        {
+            if must_ask(next, &self.node) {
                 return self.ask_for_numbers(key);
             }
-            let next = self.resizing.get_mut(&key).and_then(VecDeque::pop_front);
-            if let Some((_, kept)) = next {
+            if let Some((_, kept)) = waiting.pop_front() {
                 self.deliver(kept);
             }
         }
         self.resizing.remove(&key);
     }
+}
+
+/// Whether a packet's length was changed, or that of another one of its connection, whose numbers then count.
+fn must_ask<B: PacketBuf>(kept: &mut Kept<B>, node: &NodeShared) -> bool {
+    if kept
+        .segment
+        .is_some_and(|segment| segment.had != segment.has)
+    {
+        return true;
+    }
+    if node.common.load().shift(&kept.key).is_none() {
+        return false;
+    }
+    if kept.segment.is_none() {
+        let read = wire::parse(kept.buf.data()).ok();
+        kept.segment = read.and_then(|p| segment(&p));
+    }
+    kept.segment.is_some()
 }
