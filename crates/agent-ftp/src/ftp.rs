@@ -1,8 +1,6 @@
 //! The control connections of a node, and what their packets announce.
 
-use std::collections::{BTreeMap, HashMap};
-
-use agent::{Announced, Flow, Packet, Protocol};
+use agent::{Announced, Flow, Known, Packet, Protocol};
 use wire::ip::TCP;
 
 use crate::session::Session;
@@ -11,18 +9,22 @@ use crate::session::Session;
 const SESSIONS_MAX: usize = 1 << 16;
 
 /// All control connections of the node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ftp {
-    connections: HashMap<Flow, Connection>,
-    /// By the order of their opening.
-    ages: BTreeMap<u64, Flow>,
-    last: u64,
+    connections: Known<Flow, Connection>,
+}
+
+impl Default for Ftp {
+    fn default() -> Self {
+        Self {
+            connections: Known::with_room_for(SESSIONS_MAX),
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Connection {
     session: Session,
-    age: u64,
     /// Which ends have sent their FIN.
     finished: [bool; 2],
     /// Of which ends anything was seen: where routers choose the nodes it may be one.
@@ -43,10 +45,14 @@ impl Protocol for Ftp {
         let side = usize::from(from_client);
         let syn = flags & wire::tcp::SYN != 0;
         // The last acknowledgement of one that is over must not have it followed anew.
-        if data.is_empty() && !syn && !self.connections.contains_key(&flow) {
+        if data.is_empty() && !syn && !self.connections.contains(&flow) {
             return Announced::default();
         }
-        let connection = self.connection(flow);
+        let connection = self.connections.entry(flow, || Connection {
+            session: Session::new(flow),
+            finished: [false; 2],
+            seen: [false; 2],
+        });
         let ack = (flags & wire::tcp::ACK != 0).then_some(p.tcp.ack);
         let announced = connection
             .session
@@ -60,7 +66,7 @@ impl Protocol for Ftp {
             && (connection.finished[1 - side] || !connection.seen[1 - side]);
         // A SYN begins another one.
         if !syn && (flags & wire::tcp::RST != 0 || finished) {
-            self.forget(&flow);
+            self.connections.forget(&flow);
         }
         announced
     }
@@ -76,32 +82,6 @@ impl Ftp {
     pub fn kept_bytes(&self) -> usize {
         let kept = |connection: &Connection| connection.session.kept_bytes();
         self.connections.values().map(kept).sum()
-    }
-
-    fn connection(&mut self, flow: Flow) -> &mut Connection {
-        if !self.connections.contains_key(&flow) {
-            if self.connections.len() >= SESSIONS_MAX
-                && let Some((_, oldest)) = self.ages.first_key_value()
-            {
-                let oldest = *oldest;
-                self.forget(&oldest);
-            }
-            self.last += 1;
-            self.ages.insert(self.last, flow);
-        }
-        let age = self.last;
-        self.connections.entry(flow).or_insert_with(|| Connection {
-            session: Session::new(flow),
-            age,
-            finished: [false; 2],
-            seen: [false; 2],
-        })
-    }
-
-    fn forget(&mut self, flow: &Flow) {
-        if let Some(connection) = self.connections.remove(flow) {
-            self.ages.remove(&connection.age);
-        }
     }
 }
 
@@ -157,13 +137,13 @@ mod tests {
         assert!(ports(false, ACK | PSH, 500, reply).is_empty());
         assert!(ports(true, ACK | FIN, 106, b"").is_empty());
         assert!(ports(false, ACK | FIN, 524, b"").is_empty());
-        assert!(ftp.connections.is_empty() && ftp.ages.is_empty());
+        assert!(ftp.connections.is_empty());
     }
 
     /// Nothing stays of what is over, though its last acknowledgement comes after it, nor where one side alone comes by.
     #[test]
     fn what_is_over_is_forgotten() {
-        let empty = |ftp: &Ftp| ftp.connections() == 0 && ftp.ages.is_empty();
+        let empty = |ftp: &Ftp| ftp.connections.is_empty();
         let mut ftp = Ftp::default();
         ftp.announces(&packet(true, SYN, 99, b""));
         ftp.announces(&packet(false, SYN | ACK, 499, b""));

@@ -1,9 +1,8 @@
 //! What the messages of calls announce.
 
-use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use agent::{Announced, Flow, Packet, Protocol};
+use agent::{Announced, Flow, Known, Packet, Protocol};
 use wire::ip::UDP;
 
 use crate::message::{Kind, Message, Method, message};
@@ -26,17 +25,21 @@ type CallKey = (Flow, Vec<u8>);
 
 /// The agent. Of a call it remembers only whose streams share a port with their RTCP; not to know that, after a
 /// node has died for instance, has one port more expected than is used.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sip {
-    calls: HashMap<CallKey, Call>,
-    /// By when they were heard of first.
-    ages: BTreeMap<u64, CallKey>,
-    last: u64,
+    calls: Known<CallKey, Call>,
 }
 
-#[derive(Debug)]
+impl Default for Sip {
+    fn default() -> Self {
+        Self {
+            calls: Known::with_room_for(CALLS_MAX),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
 struct Call {
-    age: u64,
     /// Of whose streams, in their order, the last description said `rtcp-mux`: the other end's and the opener's.
     mux: [u16; 2],
 }
@@ -48,7 +51,7 @@ impl Protocol for Sip {
             return announced;
         };
         if (message.kind, message.method) == (Kind::Request, Method::Bye) {
-            self.forget(&(packet.flow, message.call));
+            self.calls.forget(&(packet.flow, message.call));
             return announced;
         }
         if !message.negotiates() {
@@ -74,28 +77,10 @@ impl Sip {
         if message.call.len() > CALL_ID_MAX {
             return 0;
         }
-        let key = (packet.flow, message.call);
-        if !self.calls.contains_key(&key) {
-            if self.calls.len() >= CALLS_MAX
-                && let Some((_, oldest)) = self.ages.first_key_value()
-            {
-                let oldest = oldest.clone();
-                self.forget(&oldest);
-            }
-            self.last += 1;
-            self.ages.insert(self.last, key.clone());
-        }
-        let age = self.last;
         let side = usize::from(packet.from_opener);
-        let call = self.calls.entry(key).or_insert(Call { age, mux: [0; 2] });
+        let call = self.calls.entry((packet.flow, message.call), Call::default);
         call.mux[side] = mux;
         mux & call.mux[1 - side]
-    }
-
-    fn forget(&mut self, key: &CallKey) {
-        if let Some(call) = self.calls.remove(key) {
-            self.ages.remove(&call.age);
-        }
     }
 }
 
@@ -246,7 +231,7 @@ mod tests {
         assert_eq!(sip.calls.len(), 1);
         let bye = b"BYE sip:b@x SIP/2.0\r\nCall-ID: call@x\r\nCSeq: 2 BYE\r\n\r\n";
         assert!(ports(&mut sip, true, bye).is_empty());
-        assert!(sip.calls.is_empty() && sip.ages.is_empty());
+        assert!(sip.calls.is_empty());
     }
 
     #[test]
@@ -347,7 +332,7 @@ mod tests {
             let data = one.replace("call@x", &format!("{n:06}"));
             assert_eq!(ports(&mut sip, true, data.as_bytes()).len(), 2);
         }
-        assert_eq!((sip.calls.len(), sip.ages.len()), (CALLS_MAX, CALLS_MAX));
+        assert_eq!(sip.calls.len(), CALLS_MAX);
         let known = |sip: &Sip, n: usize| {
             let id = format!("{n:06}").into_bytes();
             sip.calls.keys().any(|(_, call)| *call == id)

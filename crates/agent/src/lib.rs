@@ -17,6 +17,7 @@ pub mod asynchronous;
 mod client;
 mod datagram;
 pub mod frame;
+mod known;
 mod message;
 mod program;
 pub mod stream;
@@ -24,6 +25,7 @@ pub mod stream;
 pub use announce::{Action, Announced, PORT_MIN, Waiting};
 pub use client::{Client, ClientError};
 pub use datagram::datagram;
+pub use known::Known;
 pub use message::{
     Done, Expectation, Flow, FlowState, PROTOCOL_VERSION, Packet, REQUESTS_MAX, Request, ToAgent,
     ToDaemon,

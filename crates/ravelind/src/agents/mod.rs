@@ -9,6 +9,7 @@ pub(crate) mod command;
 pub(crate) mod dispatch;
 mod everything;
 pub(crate) mod link;
+mod requests;
 mod resize;
 #[cfg(test)]
 pub(crate) mod tests;
