@@ -126,7 +126,9 @@ impl FlowTable {
             *id = self.approach(key, *hash);
         }
         for ((id, key), hash) in ids.iter_mut().zip(keys).zip(hashes) {
-            *id = self.arrive(key, *hash, *id);
+            if !self.is_there(key, *id) {
+                *id = self.lookup_hashed(key, *hash);
+            }
         }
     }
 
@@ -153,12 +155,17 @@ impl FlowTable {
     /// that of now.
     #[inline(always)]
     pub fn arrive(&self, key: &FlowKey, hash: u64, likely: Option<FlowId>) -> Option<FlowId> {
-        match likely {
-            // Rarely another flow has the same tag, or this one lies further on. A place that has become vacant has no
-            // flow's key.
-            Some(id) if self.slab[id.index()].record.key.is(key) => likely,
-            _ => self.lookup_hashed(key, hash),
+        match self.is_there(key, likely) {
+            true => likely,
+            false => self.lookup_hashed(key, hash),
         }
+    }
+
+    /// Whether the likely entry is the flow's. Rarely another flow has the same tag, or this one lies further on. A place
+    /// that has become vacant has no flow's key.
+    #[inline(always)]
+    fn is_there(&self, key: &FlowKey, likely: Option<FlowId>) -> bool {
+        likely.is_some_and(|id| self.slab[id.index()].record.key.is(key))
     }
 
     /// Inserts a record whose key is not in the table.
